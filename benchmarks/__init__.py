@@ -1,0 +1,1 @@
+"""How fast and how good: scenes with known truth, a scorer, timing of the command and of the kernels."""

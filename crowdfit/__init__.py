@@ -1,0 +1,33 @@
+"""crowdfit: photometry of dense star fields, sky + every star + PSF explained at once."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Config", "EPSF", "Exposure", "FitResult", "Sources", "__version__", "fit_image", "load_config"]
+
+_HOMES = {
+    "Config": "crowdfit.config",
+    "load_config": "crowdfit.config",
+    "FitResult": "crowdfit.api",
+    "fit_image": "crowdfit.api",
+    "Exposure": "crowdfit.exposure",
+    "Sources": "crowdfit.sources",
+    "EPSF": "crowdfit.psf.epsf",
+}
+
+if TYPE_CHECKING:
+    from crowdfit.api import FitResult, fit_image
+    from crowdfit.config import Config, load_config
+    from crowdfit.exposure import Exposure
+    from crowdfit.psf.epsf import EPSF
+    from crowdfit.sources import Sources
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that `crowdfit --help` answers at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crowdfit' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,167 @@
+"""The score test of a trial star next to fitted ones.
+
+With ``a`` the whitened column of the trial star, ``A`` those of its neighbours (flux and both shifts),
+``r`` the whitened residual, ``N = A^T A`` plus the shift priors:
+
+    s = a^T r - b^T N^-1 A^T r,   b = A^T a,   V = a^T a - b^T N^-1 b,   delta chi^2 = s^2 / V,   flux = s / V
+
+is what the new star gains once its neighbours readjust (Rao 1948). On top of a known star V goes to 0.
+"""
+
+import numpy as np
+from numba import prange
+
+from crowdfit._kernels.jit import kernel, tile_kernel
+from crowdfit._kernels.normal import dot_rows
+from crowdfit._kernels.stamps import fill_window
+
+
+@kernel
+def nearest_members(x, y, x0, y0, reach, cell, start, members, chosen, dist):
+    """List up to chosen.size stars within `reach` of (x0, y0), nearest first; returns how many.
+
+    cell, start, members : the search grid of `link_pairs` (the last entry of `start` is the cells per row).
+    """
+    nx = start[-1]
+    ny = (start.size - 2) // nx
+    n = 0
+    c0, c1 = max(0, int((x0 - reach) // cell)), min(nx - 1, int((x0 + reach) // cell))
+    for r in range(max(0, int((y0 - reach) // cell)), min(ny - 1, int((y0 + reach) // cell)) + 1):
+        if c0 > c1:
+            break
+        for k in range(start[r * nx + c0], start[r * nx + c1 + 1]):
+            j = members[k]
+            d2 = (x[j] - x0) ** 2 + (y[j] - y0) ** 2
+            if d2 > reach * reach or (n == chosen.size and d2 >= dist[n - 1]):
+                continue
+            at = n if n < chosen.size else n - 1
+            while at > 0 and dist[at - 1] > d2:
+                dist[at] = dist[at - 1]
+                chosen[at] = chosen[at - 1]
+                at -= 1
+            dist[at], chosen[at] = d2, j
+            n = min(n + 1, chosen.size)
+    return n
+
+
+@kernel
+def factorize(matrix, n):
+    """Cholesky factor of the leading n x n part, in place (lower); a pivot <= 0 fixes that unknown at 0."""
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            if i == j:
+                matrix[i, i] = np.sqrt(total) if total > 1e-9 * (abs(matrix[i, i]) + 1e-300) else 1e30
+            else:
+                matrix[i, j] = total / matrix[j, j]
+
+
+@kernel
+def forward_solve(factor, n, v):
+    """Solve L u = v in place for the leading n entries."""
+    for i in range(n):
+        total = v[i]
+        for k in range(i):
+            total -= factor[i, k] * v[k]
+        v[i] = total / factor[i, i]
+
+
+@kernel
+def whiten_window(root, col0, row0, window, columns, at):
+    """Multiply columns at..at+2 (flat windows) by the root inverse variance below the window."""
+    rows, cols = window
+    for r in range(rows):
+        line = root[row0 + r, col0 : col0 + cols]
+        for k in range(3):
+            row = columns[at + k, r * cols : (r + 1) * cols]
+            for i in range(cols):
+                row[i] *= line[i]
+
+
+@kernel
+def remove_component(columns, n, common):
+    """Make columns 0..n-1 orthogonal to `common`: the same as fitting a multiple of it in every test."""
+    norm = dot_rows(common, common)
+    if not norm > 0.0:
+        return
+    for k in range(n):
+        factor = np.float32(dot_rows(columns[k], common) / norm)
+        for i in range(common.size):
+            columns[k, i] -= factor * common[i]
+
+
+@tile_kernel
+def score_peaks(
+    coef, px, py, basis_p, half, x, y, basis_s, prior, reach, most, local_sky, grid, root, resid, result
+):
+    """Fill result (n, 3) float64 with delta chi^2 (signed by the flux), flux, and V / a^T a of trial stars.
+
+    px, py, basis_p : positions (n,) and basis functions (n, n_basis) of the trials; half : half width of
+    the window (pix); x, y, basis_s : fitted stars; prior : (n_stars,) float64 added to both shift diagonals;
+    reach : neighbours up to this distance (pix), at most `most`; local_sky : whether a constant under the
+    window is free as well, which makes a star on a slope or in nebulosity prove its shape;
+    grid : (cell, start, members) search grid; root : (ny, nx) float32, square root of the inverse variance
+    incl. model error; resid : (ny, nx) float32.
+    """
+    cell, start, members = grid
+    ny, nx = root.shape
+    for p in prange(px.size):
+        result[p, :] = 0.0
+        col0 = max(0, int(np.floor(px[p] + 0.5)) - half)
+        row0 = max(0, int(np.floor(py[p] + 0.5)) - half)
+        cols = min(nx, int(np.floor(px[p] + 0.5)) + half + 1) - col0
+        rows = min(ny, int(np.floor(py[p] + 0.5)) + half + 1) - row0
+        if cols < 1 or rows < 1:
+            continue
+        size = rows * cols
+        chosen, dist = np.empty(most, np.int64), np.empty(most)
+        m = nearest_members(x, y, px[p], py[p], reach, cell, start, members, chosen, dist)
+        columns = np.empty((3 * m + 4, size), np.float32)
+        for k in range(m + 1):
+            # the trial star comes last; residual and constant below take the places of its shift columns
+            at = 3 * k
+            xs, ys, b = (
+                (px[p], py[p], basis_p[p]) if k == m else (x[chosen[k]], y[chosen[k]], basis_s[chosen[k]])
+            )
+            fill_window(
+                coef, b, xs, ys, col0, row0,
+                columns[at].reshape((rows, cols)), columns[at + 1].reshape((rows, cols)),
+                columns[at + 2].reshape((rows, cols)),
+            )  # fmt: skip
+            whiten_window(root, col0, row0, (rows, cols), columns, at)
+        n = 3 * m
+        for r in range(rows):
+            for i in range(cols):
+                columns[n + 1, r * cols + i] = resid[row0 + r, col0 + i] * root[row0 + r, col0 + i]
+                columns[n + 2, r * cols + i] = root[row0 + r, col0 + i]
+        if local_sky:
+            remove_component(columns, n + 2, columns[n + 2])
+        score_one(columns, n, chosen, prior, result[p])
+
+
+@kernel
+def score_one(columns, n, chosen, prior, result):
+    """Score the trial column n against columns 0..n-1 and the whitened residual in column n + 1."""
+    matrix, b, g = np.empty((n, n)), np.empty(n), np.empty(n)
+    for i in range(n):
+        for j in range(i + 1):
+            matrix[i, j] = dot_rows(columns[i], columns[j])
+        b[i] = dot_rows(columns[i], columns[n])
+        g[i] = dot_rows(columns[i], columns[n + 1])
+        if i % 3 > 0:
+            matrix[i, i] += prior[chosen[i // 3]]
+    alone = dot_rows(columns[n], columns[n])
+    s = dot_rows(columns[n], columns[n + 1])
+    factorize(matrix, n)
+    forward_solve(matrix, n, b)
+    forward_solve(matrix, n, g)
+    left = alone
+    for i in range(n):
+        left -= b[i] * b[i]
+        s -= b[i] * g[i]
+    if alone > 0.0 and left > 0.0:
+        result[0] = s * abs(s) / left
+        result[1] = s / left
+        result[2] = left / alone

@@ -1,0 +1,173 @@
+"""PSF stamps and their position derivatives from an oversampled cubic B-spline table.
+
+The table is `coef` (n_basis, s, s, k, k) float32, ordered (basis, phase_y, phase_x, row, column): sample
+``i * s + phase`` of the oversampled grid. At integer oversampling `s` all pixels of a stamp share one
+fractional offset, so a stamp is 16 weights times 16 slabs with contiguous rows.
+The table's centre sample has phase 0 and native index k // 2.
+"""
+
+import numpy as np
+from numba import prange
+
+from crowdfit._kernels.jit import kernel, tile_kernel
+
+
+@kernel
+def spline_weights(t, w, d):
+    """Fill the four cubic B-spline weights `w` and their derivatives `d` at fraction `t` in [0, 1).
+
+    Formula: beta_3 and its derivative (Unser, Aldroubi & Eden 1993) at t+1, t, 1-t, 2-t.
+    """
+    q = 1.0 - t
+    w[0] = q * q * q / 6.0
+    w[1] = (4.0 - 6.0 * t * t + 3.0 * t * t * t) / 6.0
+    w[2] = (4.0 - 6.0 * q * q + 3.0 * q * q * q) / 6.0
+    w[3] = t * t * t / 6.0
+    d[0] = -0.5 * q * q
+    d[1] = -2.0 * t + 1.5 * t * t
+    d[2] = 2.0 * q - 1.5 * q * q
+    d[3] = 0.5 * t * t
+
+
+@kernel
+def locate_taps(frac, s, phase, shift, w, d):
+    """Fill phase, whole-pixel shift, weight and derivative of the four taps of one axis.
+
+    `frac` is the star's position minus that of its central pixel (-0.5..0.5); pixel ``c`` of the stamp
+    sits at oversampled coordinate ``(c * s) - frac * s`` from the PSF centre. Derivatives are per native
+    pixel and with respect to the *star's* position, hence the minus sign.
+    """
+    t = -frac * s
+    base = int(np.floor(t))
+    spline_weights(t - base, w, d)
+    for j in range(4):
+        tap = base + j - 1
+        native = tap // s
+        phase[j] = tap - native * s
+        shift[j] = native
+        d[j] *= -s
+
+
+@kernel
+def add_row(c0, c1, c2, c3, wx, dx, wy, dy, value, grad_x, grad_y):
+    """Add one row tap of the spline to the value and derivative rows (all contiguous, same length)."""
+    w0, w1, w2, w3 = np.float32(wx[0]), np.float32(wx[1]), np.float32(wx[2]), np.float32(wx[3])
+    d0, d1, d2, d3 = np.float32(dx[0]), np.float32(dx[1]), np.float32(dx[2]), np.float32(dx[3])
+    u = np.float32(wy)
+    v = np.float32(dy)
+    for i in range(value.size):
+        a = w0 * c0[i] + w1 * c1[i] + w2 * c2[i] + w3 * c3[i]
+        b = d0 * c0[i] + d1 * c1[i] + d2 * c2[i] + d3 * c3[i]
+        value[i] += u * a
+        grad_x[i] += u * b
+        grad_y[i] += v * a
+
+
+@kernel
+def add_row_value(c0, c1, c2, c3, wx, wy, value):
+    """Add one row tap of the spline to the value row only."""
+    u = np.float32(wy)
+    w0, w1, w2, w3 = (
+        u * np.float32(wx[0]), u * np.float32(wx[1]), u * np.float32(wx[2]), u * np.float32(wx[3])
+    )  # fmt: skip
+    for i in range(value.size):
+        value[i] += w0 * c0[i] + w1 * c1[i] + w2 * c2[i] + w3 * c3[i]
+
+
+@kernel
+def fill_window(coef, basis, x, y, col0, row0, value, grad_x, grad_y):
+    """Fill PSF value and derivatives on a window of the image.
+
+    coef : (n_basis, s, s, k, k) float32; basis : (n_basis,) float64, the basis functions at the star;
+    x, y : star position (pix); col0, row0 : image column and row of the window's first pixel;
+    value, grad_x, grad_y : (rows, cols) float32, filled with P, dP/dx, dP/dy per native pixel.
+    The window must lie within the table's support (k // 2 - 2 pixels of the star's central pixel).
+    """
+    s = coef.shape[1]
+    centre = coef.shape[3] // 2
+    xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    phase_x, shift_x = np.empty(4, np.int64), np.empty(4, np.int64)
+    phase_y, shift_y = np.empty(4, np.int64), np.empty(4, np.int64)
+    wx, dx, wy, dy = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
+    locate_taps(x - xc, s, phase_x, shift_x, wx, dx)
+    locate_taps(y - yc, s, phase_y, shift_y, wy, dy)
+    rows, cols = value.shape
+    i0 = centre + col0 - xc
+    j0 = centre + row0 - yc
+    a0, a1, a2, a3 = i0 + shift_x[0], i0 + shift_x[1], i0 + shift_x[2], i0 + shift_x[3]
+    for r in range(rows):
+        v, gx, gy = value[r], grad_x[r], grad_y[r]
+        v[:] = np.float32(0)
+        gx[:] = np.float32(0)
+        gy[:] = np.float32(0)
+        for b in range(coef.shape[0]):
+            for t in range(4):
+                plane = coef[b, phase_y[t]]
+                row = j0 + r + shift_y[t]
+                add_row(
+                    plane[phase_x[0], row, a0 : a0 + cols],
+                    plane[phase_x[1], row, a1 : a1 + cols],
+                    plane[phase_x[2], row, a2 : a2 + cols],
+                    plane[phase_x[3], row, a3 : a3 + cols],
+                    wx, dx, basis[b] * wy[t], basis[b] * dy[t], v, gx, gy,
+                )  # fmt: skip
+
+
+@kernel
+def add_window(coef, basis, x, y, flux, c0, c1, r0, r1, image):
+    """Add `flux` times the PSF of a star at (x, y) to columns c0..c1-1 and rows r0..r1-1 of `image` (ny, nx) float32.
+
+    The window must lie on the image and within the table's support, as in `fill_window`.
+    """
+    s = coef.shape[1]
+    centre = coef.shape[3] // 2
+    xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    phase_x, shift_x = np.empty(4, np.int64), np.empty(4, np.int64)
+    phase_y, shift_y = np.empty(4, np.int64), np.empty(4, np.int64)
+    wx, dx, wy, dy = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
+    locate_taps(x - xc, s, phase_x, shift_x, wx, dx)
+    locate_taps(y - yc, s, phase_y, shift_y, wy, dy)
+    cols = c1 - c0
+    i0 = centre + c0 - xc
+    a0, a1, a2, a3 = i0 + shift_x[0], i0 + shift_x[1], i0 + shift_x[2], i0 + shift_x[3]
+    for r in range(r0, r1):
+        # a row of the whole image is contiguous; a row of a two-dimensional cut of it would not be known to be
+        out = image[r, c0:c1]
+        for b in range(coef.shape[0]):
+            for t in range(4):
+                plane = coef[b, phase_y[t]]
+                row = centre + r - yc + shift_y[t]
+                add_row_value(
+                    plane[phase_x[0], row, a0 : a0 + cols],
+                    plane[phase_x[1], row, a1 : a1 + cols],
+                    plane[phase_x[2], row, a2 : a2 + cols],
+                    plane[phase_x[3], row, a3 : a3 + cols],
+                    wx, flux * basis[b] * wy[t], out,
+                )  # fmt: skip
+
+
+@tile_kernel
+def fill_stamps(coef, basis, x, y, half, offset, stamps):
+    """Fill the stamps of all stars: P, dP/dx, dP/dy.
+
+    basis : (n, n_basis) float64; x, y : (n,) float64; half : (n,) int64, stamp size 2 half + 1;
+    offset : (n,) int64, start of each stamp in `stamps` (3, total) float32, filled row by row.
+    The stamp is centred on the pixel nearest to the star.
+    """
+    for i in prange(x.size):
+        fill_one_stamp(coef, basis[i], x[i], y[i], half[i], offset[i], stamps)
+
+
+@kernel
+def fill_one_stamp(coef, basis, x, y, half, offset, stamps):
+    """Fill the three planes of one stamp (see `fill_stamps`)."""
+    size = 2 * half + 1
+    end = offset + size * size
+    col0 = int(np.floor(x + 0.5)) - half
+    row0 = int(np.floor(y + 0.5)) - half
+    fill_window(
+        coef, basis, x, y, col0, row0,
+        stamps[0, offset:end].reshape((size, size)),
+        stamps[1, offset:end].reshape((size, size)),
+        stamps[2, offset:end].reshape((size, size)),
+    )  # fmt: skip

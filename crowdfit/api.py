@@ -1,0 +1,320 @@
+"""What scripts call: an image goes in, a catalogue with everything that explains the image comes out."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from astropy.nddata import NDData
+from astropy.table import QTable
+from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
+
+import crowdfit
+from crowdfit.catalog import build_catalog
+from crowdfit.config import Config, config_hash, dump, load_config, override
+from crowdfit.exposure import Exposure, Image
+from crowdfit.frame import Frame, Frames
+from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
+from crowdfit.io.hdus import sha256_of
+from crowdfit.io.positions import Positions, check_positions
+from crowdfit.io.products import write_products
+from crowdfit.io.run_record import RunRecord
+from crowdfit.loop import PassStats, State, finish, iterate
+from crowdfit.memory import peak_mb
+from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.initial import check_fits_image
+from crowdfit.psf.readers import psf_from_array, read_psf_image
+from crowdfit.sources import Sources
+
+log = logging.getLogger(__name__)
+
+ImageLike: TypeAlias = ArrayLike | Exposure | NDData | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """A finished fit.
+
+    Parameters
+    ----------
+    catalog : QTable
+        One row a star; columns in `crowdfit.catalog.COLUMNS`.
+    sources : Sources
+        The same stars as plain arrays.
+    frame : Frame
+        Exposure with its PSF, sky and model.
+    history : tuple of PassStats
+        The numbers of every pass.
+    config : Config
+        The configuration that was used.
+    stop_reason : str
+        Why the loop ended; a key of `crowdfit.stages.stop.STOP_REASONS`.
+    seconds : float
+        Wall time of the fit.
+    stage_seconds : dict of str to float
+        Wall time by stage, all passes together.
+    peak_memory_mb : float
+        Largest resident size of the process.
+    metadata : dict of str to str
+        Versions, settings and input checksum, as written to every file.
+    """
+
+    catalog: QTable
+    sources: Sources
+    frame: Frame
+    history: tuple[PassStats, ...]
+    config: Config
+    stop_reason: str
+    seconds: float
+    stage_seconds: dict[str, float]
+    peak_memory_mb: float
+    metadata: dict[str, str]
+
+    @property
+    def exposure(self) -> Exposure:
+        """The image that was fitted."""
+        return self.frame.exposure
+
+    @property
+    def psf(self) -> EPSF:
+        """The PSF of the last pass."""
+        return self.frame.psf
+
+    @property
+    def sky(self) -> Image:
+        """Smooth background, (ny, nx), image unit."""
+        return self.frame.sky
+
+    @property
+    def model(self) -> Image:
+        """Sum of all stars without sky, (ny, nx), image unit."""
+        return self.frame.model
+
+    @property
+    def residual(self) -> Image:
+        """Data - sky - model, (ny, nx), image unit; 0 where not usable."""
+        return self.frame.resid
+
+    def write(self, directory: str | Path, formats: Sequence[str] = ("fits",)) -> list[Path]:
+        """Write the catalogue (`formats`: fits, ecsv, csv, vot, parquet) and the fit image; return the files."""
+        return write_products(self, directory, formats)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML report and return its path."""
+        from crowdfit.report.page import write_report  # noqa: PLC0415 - matplotlib is slow to import
+
+        return write_report(self, path)
+
+
+def fit_image(  # noqa: PLR0913 - the names are the public interface
+    image: ImageLike,
+    err: ArrayLike | None = None,
+    dq: ArrayLike | None = None,
+    psf: EPSF | ArrayLike | str | Path | None = None,
+    config: Config | str | Path | None = None,
+    *,
+    positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
+    progress: Callable[[State], object] | None = None,
+    record: str | Path | None = None,
+    **overrides: object,
+) -> FitResult:
+    """Explain an image of a crowded star field as sky plus stars, and measure every star.
+
+    Parameters
+    ----------
+    image : array (ny, nx), Exposure, NDData or path of a FITS file
+        The image; `[y, x]`, x is the column.
+    err, dq : array (ny, nx), optional
+        Total 1-sigma noise, and data quality (non-zero is bad unless the configuration says otherwise).
+    psf : EPSF, array, or path of a FITS image, optional
+        Starting PSF at detector sampling (an EPSF holds its own). It is refined unless
+        ``psf_update__kind="none"``. None: measured from the image.
+    config : Config, name of a shipped configuration, or path of a YAML file, optional
+        Departures from the defaults.
+    positions : (x, y), (x, y, flux), Positions or Sources, optional
+        Known stars, 0-based pixels; with ``config="forced"`` the only ones.
+    progress : callable, optional
+        Called with the `State` after every pass.
+    record : path, optional
+        HDF5 run record, written after every pass.
+    **overrides
+        Single settings, dots written as two underscores: ``detect__nsigma=(10, 4)``.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    InputError, ConfigError
+        Input or settings that cannot be used; the message says what and how to mend it.
+
+    Examples
+    --------
+    >>> result = fit_image("field.fits", config="nircam_sw")  # doctest: +SKIP
+    >>> result.catalog["x", "y", "flux"]  # doctest: +SKIP
+    """
+    # numba brings the threads; BLAS with threads of its own would fight for the cores and change the last bits
+    with threadpool_limits(1, "blas"):
+        exposure = _exposure(image, err, dq, _config(config, overrides))
+        chosen = _config(config, overrides, exposure.band)
+        return _fit(exposure, psf, chosen, _sources(positions, exposure), progress, record)
+
+
+def _fit(
+    exposure: Exposure,
+    psf: EPSF | ArrayLike | str | Path | None,
+    chosen: Config,
+    sources: Sources,
+    progress: Callable[[State], object] | None,
+    record: str | Path | None,
+) -> FitResult:
+    """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
+    began = time.perf_counter()
+    start = Frame.start(exposure, _first_psf(psf, exposure, chosen), chosen.stamps)
+    metadata = _metadata(exposure, chosen, psf)
+    keep = _start_record(record, metadata, chosen, exposure)
+    times = {"start": time.perf_counter() - began}
+    history: list[PassStats] = []
+    state, reason = _drain((start,), chosen, sources, history, progress, keep)
+    frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
+    measured = _timed(times, "measure", chosen.measure, frames, stars)
+    for stats in history:
+        for stage, seconds in stats.stage_seconds.items():
+            times[stage] = times.get(stage, 0.0) + seconds
+    metadata |= {
+        "stop_reason": reason,
+        "n_passes": str(len(history)),
+        "psf_fwhm": f"{frames[0].psf.fwhm:.4f}",
+    }
+    catalog = build_catalog(measured.columns, exposure, metadata)
+    if keep is not None:
+        keep.finish(catalog, reason)
+    return FitResult(
+        catalog=catalog,
+        sources=measured.sources,
+        frame=frames[0],
+        history=tuple(history),
+        config=chosen,
+        stop_reason=reason,
+        seconds=time.perf_counter() - began,
+        stage_seconds=times,
+        peak_memory_mb=peak_mb(),
+        metadata=metadata,
+    )
+
+
+def _config(config: Config | str | Path | None, overrides: Mapping[str, object], band: str = "") -> Config:
+    """Return the configuration for images of a filter, with keyword overrides, `a__b` for `a.b`."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    if isinstance(config, Config):
+        return override(config, dotted) if dotted else config
+    return load_config(config, dotted, band)
+
+
+def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, config: Config) -> Exposure:
+    """Return the image as an exposure, whatever it came as."""
+    if isinstance(image, Exposure):
+        return image
+    if isinstance(image, str | Path):
+        return read_exposure(image, config.input, err=err, dq=dq)
+    if isinstance(image, NDData):
+        return exposure_from_nddata(image, config.input)
+    return exposure_from_arrays(image, err, dq, options=config.input)
+
+
+def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> EPSF:
+    """Return the PSF that the first pass starts from."""
+    if psf is None:
+        return config.psf(exposure)
+    if isinstance(psf, str | Path):
+        psf = read_psf_image(psf)
+    elif not isinstance(psf, EPSF):
+        psf = psf_from_array(psf)
+    check_fits_image(psf, exposure)
+    return psf
+
+
+def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, exposure: Exposure) -> Sources:
+    """Return the known stars, flagged as coming from the user."""
+    if positions is None:
+        return Sources.empty()
+    given = (positions.x, positions.y, positions.flux) if isinstance(positions, Sources) else positions
+    x, y, *rest = (np.atleast_1d(np.asarray(part, np.float64)) for part in given if part is not None)
+    flux = np.nan_to_num(rest[0]) if rest else None
+    check_positions(Positions(x, y, flux), exposure.shape, "positions")
+    stars = Sources.at(x, y, flux)
+    return stars.flagged("forced", np.ones(len(stars), bool))
+
+
+def _start_record(
+    record: str | Path | None, metadata: dict[str, str], config: Config, exposure: Exposure
+) -> RunRecord | None:
+    if record is None:
+        return None
+    keep = RunRecord(record)
+    keep.start(metadata, dump(config), str(exposure.meta.get("SHA256", "")))
+    return keep
+
+
+def _drain(
+    frames: Frames,
+    config: Config,
+    sources: Sources,
+    history: list[PassStats],
+    progress: Callable[[State], object] | None,
+    record: RunRecord | None,
+) -> tuple[State, str]:
+    """Run the loop to its end; return the last state and why it ended."""
+    for state in iterate(frames, config, sources):
+        history.append(state.stats)
+        log.info(
+            "pass %d: %d sources, %d new, chi %.3f, FWHM %.2f px, %.1f s", state.pass_no, state.stats.n_sources,
+            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds,
+        )  # fmt: skip
+        if record is not None:
+            record.add(state)
+        if progress is not None:
+            progress(state)
+    return state, str(config.stop(state))
+
+
+def _timed(times: dict[str, float], name: str, work: Any, *args: Any) -> Any:
+    """Return the result of `work`, its wall time noted under `name`."""
+    began = time.perf_counter()
+    result = work(*args)
+    times[name] = time.perf_counter() - began
+    return result
+
+
+def _metadata(exposure: Exposure, config: Config, psf: object = None) -> dict[str, str]:
+    """Return what has to be known to repeat the fit."""
+    import astropy  # noqa: PLC0415
+    import numba  # noqa: PLC0415
+    import scipy  # noqa: PLC0415
+    import sep  # noqa: PLC0415
+
+    versions = {"numpy": np, "scipy": scipy, "astropy": astropy, "numba": numba, "sep": sep}
+    facts = {
+        "crowdfit": crowdfit.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{name: module.__version__ for name, module in versions.items()},
+        "image": exposure.name,
+        "band": exposure.band,
+        "unit": exposure.unit,
+        "gain": f"{exposure.gain:.6g}" if np.isfinite(exposure.gain) else "",
+        "notes": "\n".join(exposure.notes),
+        **{key: str(value) for key, value in exposure.meta.items() if key != "SHA256"},
+        "sha256": str(exposure.meta.get("SHA256", "")),
+        "sha256_psf": sha256_of(psf) if isinstance(psf, str | Path) else "",
+        "config_hash": config_hash(config),
+        "config": dump(config),
+    }
+    return {key: value for key, value in facts.items() if value}

@@ -1,0 +1,384 @@
+"""The command line: arguments become a library call, and its result becomes files. Nothing is computed here.
+
+Exit status: 0 done; 2 bad input, configuration or usage, said in one clear line each; 1 anything else;
+130 interrupted. Heavy packages are imported inside the commands, so that `crowdfit --help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crowdfit import console
+from crowdfit.errors import ConfigError, CrowdfitError, InputError
+from crowdfit.job import DONE, FAILED, INTERRUPTED, Job, prepare, refuse
+
+DEMO_FOLDER = Path("crowdfit_demo")
+
+# the class of all usage errors; its module is private to typer and has moved between releases
+UsageError: Any = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="crowdfit",
+    help="Photometry of dense star fields: sky, every star and the PSF fitted together.",
+    epilog="Start with `crowdfit demo`, or `crowdfit fit image.fits -o results`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    """Catalogue formats."""
+
+    fits = "fits"
+    ecsv = "ecsv"
+    csv = "csv"
+    vot = "vot"
+    parquet = "parquet"
+
+
+class Several(StrEnum):
+    """What `average` does with several detections of one exposure inside the match radius."""
+
+    sum = "sum"
+    flag = "flag"
+
+
+ConfigName = Annotated[
+    str | None,
+    typer.Option(
+        "-c",
+        "--config",
+        help="Configuration: a name from `crowdfit config --list`, or a YAML file.",
+        metavar="NAME|FILE",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change one setting, for example --set stop.max_passes=20; may be repeated. "
+        "`crowdfit config --show` lists them.",
+        metavar="KEY=VALUE",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, show_default=False, help="One line a pass; -vv: every stage."
+    ),
+]
+LogJson = Annotated[
+    Path | None,
+    typer.Option("--log-json", help="Write the full log to a file of JSON lines.", metavar="FILE"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads; the result does not depend on it.", metavar="N"),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Arguments without the program name; those of the process when not given.
+    """
+    given = None if arguments is None else list(arguments)
+    try:
+        return app(args=given, prog_name="crowdfit", standalone_mode=False) or DONE
+    except UsageError as error:
+        message = error.format_message().removesuffix(".")
+        return refuse(f"{message} (see {error.ctx.command_path} --help)" if message else "")
+    except CrowdfitError as error:
+        return refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        console.say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our pipe has gone; without this, Python would fail once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (OSError, MemoryError) as error:
+        console.say(f"error: {str(error) or 'out of memory'}")
+        return FAILED
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from crowdfit import __version__  # noqa: PLC0415
+
+        typer.echo(f"crowdfit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Photometry of dense star fields: sky, every star and the PSF fitted together."""
+
+
+@app.command()
+def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
+    images: Annotated[
+        list[Path], typer.Argument(help="FITS images, each fitted on its own.", metavar="IMAGE")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the results; made if missing.", metavar="FOLDER")
+    ],
+    config: ConfigName = None,
+    settings: Settings = None,
+    psf: Annotated[
+        Path | None,
+        typer.Option(
+            "--psf",
+            help="Start from the PSF in this FITS file (odd-sized image; OVERSAMP in its header). It is refined "
+            "unless --set psf_update.kind=none.",
+            metavar="FILE",
+        ),
+    ] = None,
+    positions: Annotated[
+        Path | None,
+        typer.Option(
+            "--positions",
+            help="Table of known stars: x, y (from 0) or ra, dec, and perhaps flux. With -c forced the only ones.",
+            metavar="FILE",
+        ),
+    ] = None,
+    err: Annotated[
+        Path | None,
+        typer.Option(
+            "--err",
+            help="Errors in a file of their own; for weights also --set input.err_kind=ivar.",
+            metavar="FILE",
+        ),
+    ] = None,
+    dq: Annotated[
+        Path | None,
+        typer.Option("--dq", help="Data quality in a file of its own; not 0 is bad.", metavar="FILE"),
+    ] = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format",
+            help=f"Format of the catalogue: {', '.join(Format)}; may be repeated.",
+            metavar="FORMAT",
+        ),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    log_json: LogJson = None,
+    threads: Threads = None,
+) -> int:
+    """Fit images: catalogue, model image, run record and report."""
+    changes = [*(settings or []), *_output_settings(formats or [], no_report)]
+    level = console.level_name(quiet, verbose)
+    if (err or dq) and len(images) > 1:
+        raise InputError("--err and --dq belong to one image; fit the images one by one")
+    with console.logging_to(level, log_json):
+        job = Job(out, level, config, changes, psf, positions, err, dq)
+        prepare(images, out, job.config_for("").output.formats, threads)
+        return job.run_all(images)
+
+
+@app.command()
+def demo(
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Simulate a small crowded field, fit it, and say what to look at; leaves the folder crowdfit_demo."""
+    import crowdfit.simulate as scenes  # noqa: PLC0415
+
+    level = console.level_name(quiet, verbose)
+    image = DEMO_FOLDER / "demo.fits"
+    with console.logging_to(level):
+        job = Job(DEMO_FOLDER, level)
+        prepare([image], DEMO_FOLDER, job.config_for("").output.formats)
+        field = scenes.simulate(scenes.named_scene("demo"))
+        field.write(image)
+        status = job.run(image)
+    if level != "quiet" and status == DONE:
+        typer.echo(_what_to_look_at(len(field.truth)))
+    return status
+
+
+def _what_to_look_at(n_stars: int) -> str:
+    folder = DEMO_FOLDER
+    return f"""
+The field has {n_stars:,} stars, most of them too faint to be seen one by one. Look at
+  {folder}/demo_report.html     in a browser: image, model and residual, which should look like noise
+  {folder}/demo_catalog.fits    one row a star; `crowdfit columns` and `crowdfit flags` say what is in it
+  {folder}/demo_fit.fits        MODEL, SKY, RESIDUAL and PSF
+  {folder}/demo.fits            the image itself; extension TRUTH holds the stars that were put in
+Next: crowdfit fit YOUR_IMAGE.fits -o results"""
+
+
+@app.command()
+def simulate(
+    path: Annotated[Path | None, typer.Argument(help="FITS file to write.", metavar="FILE")] = None,
+    scene: Annotated[
+        str, typer.Option("--scene", help="Scene to start from; see --list.", metavar="NAME")
+    ] = "demo",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change one field, for example --set n_stars=500; may be repeated.",
+            metavar="FIELD=VALUE",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of all random numbers.", metavar="N")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="List scenes and fields with their values.")] = False,
+) -> int:
+    """Simulate a crowded field: image, errors, data quality and truth in one FITS file."""
+    import crowdfit.simulate as scenes  # noqa: PLC0415
+    from crowdfit.config_yaml import merge_all, parse_override, strip_origins  # noqa: PLC0415
+
+    changes: dict[str, Any] = strip_origins(merge_all(parse_override(text) for text in settings or []))
+    if seed is not None:
+        changes["seed"] = seed
+    chosen = scenes.named_scene(scene, **changes)
+    if show:
+        typer.echo(_list_scene(scene, chosen))
+        return DONE
+    if path is None:
+        raise ConfigError("simulate: which file shall be written? Give its name, or --list")
+    field = scenes.simulate(chosen)
+    typer.echo(f"{field.write(path)}: {len(field.truth):,} stars, {chosen.nx} x {chosen.ny} pixels")
+    return DONE
+
+
+def _list_scene(name: str, scene: Any) -> str:
+    """Return the names of all scenes, and each field of one with its value and meaning."""
+    from crowdfit.config_schema import allowed, options  # noqa: PLC0415
+    from crowdfit.simulate import SCENES  # noqa: PLC0415
+
+    scene_class: type = type(scene)
+    rows = [
+        (field, str(getattr(scene, field)), f"{info.description} [{allowed(scene_class, field)}]")
+        for field, info in options(scene_class).items()
+    ]
+    return "\n".join([f"scenes: {', '.join(SCENES)}", "", f"{name}:", *_aligned(rows)])
+
+
+@app.command("config")
+def show_config(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name from --list, or a YAML file; the defaults when left out.", metavar="NAME"),
+    ] = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show", help="Print every value with its meaning and origin (done anyway without --list)."
+        ),
+    ] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the configurations that come with crowdfit.")
+    ] = False,
+    settings: Settings = None,
+    band: Annotated[
+        str, typer.Option("--band", help="Filter, for the `filters:` blocks of the file.", metavar="FILTER")
+    ] = "",
+) -> int:
+    """Print a configuration as a YAML file, or list those that come with crowdfit."""
+    from crowdfit import config  # noqa: PLC0415
+
+    if listing:
+        typer.echo("\n".join(_aligned((key, _first_comment(path)) for key, path in config.shipped().items())))
+    if show or not listing:
+        typer.echo(config.describe(config.resolve(name, settings or (), band)), nl=False)
+    return DONE
+
+
+def _first_comment(path: Path) -> str:
+    """Return the first line of a configuration file, which says what it is for."""
+    first, *_ = path.read_text(encoding="utf-8").splitlines() or [""]
+    return first.removeprefix("#").strip()
+
+
+@app.command()
+def average(
+    catalogs: Annotated[
+        list[Path], typer.Argument(help="Catalogues of exposures of one field.", metavar="CATALOGUE")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="File to write; its suffix is the format.", metavar="FILE")
+    ],
+    radius: Annotated[
+        str | None,
+        typer.Option(
+            "--radius",
+            help="Match radius, arcsec or for example '2 pix'. Default: 0.375 arcsec, or 1.5 pix without a WCS.",
+            metavar="R",
+        ),
+    ] = None,
+    several: Annotated[
+        Several,
+        typer.Option("--several", help="Several detections of one exposure: add them up, or leave them out."),
+    ] = Several.sum,
+    quiet: Quiet = False,
+) -> int:
+    """Average the catalogues of several exposures: one row a star, with scatter and number of detections."""
+    from crowdfit.match import average_files  # noqa: PLC0415
+
+    level = console.level_name(quiet, 0)
+    with console.logging_to(level):
+        table = average_files(catalogs, out, radius, several.value)
+    if not quiet:
+        n_several = sum(table["n_several"] > 0)
+        typer.echo(f"{out}: {len(table):,} stars, {n_several:,} with several detections of one exposure")
+    return DONE
+
+
+@app.command()
+def columns(
+    averaged: Annotated[
+        bool, typer.Option("--average", help="The columns that `crowdfit average` writes.")
+    ] = False,
+) -> int:
+    """Print every column of the catalogue with unit, type and meaning."""
+    from crowdfit.catalog import AVERAGE_COLUMNS, COLUMNS, columns_table  # noqa: PLC0415
+
+    typer.echo(columns_table(AVERAGE_COLUMNS if averaged else COLUMNS))
+    return DONE
+
+
+@app.command()
+def flags() -> int:
+    """Print every source flag with its value and meaning."""
+    from crowdfit.flags import SOURCE_FLAGS  # noqa: PLC0415
+
+    rows = [(str(flag.value), flag.name, flag.text) for flag in SOURCE_FLAGS]
+    typer.echo("\n".join(_aligned([("value", "name", "meaning"), *rows])))
+    return DONE
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return rows as lines whose columns start at the same place; the last column runs on."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return [
+        "  ".join([*(cell.ljust(n) for cell, n in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+
+
+def _output_settings(formats: Sequence[Format], no_report: bool) -> list[str]:
+    """Return what the options about files mean as settings."""
+    settings = [f"output.formats=[{', '.join(formats)}]"] if formats else []
+    return settings + (["output.report=false"] if no_report else [])

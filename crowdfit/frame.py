@@ -1,0 +1,149 @@
+"""An exposure together with what currently explains it: its PSF, sky and model."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
+
+from crowdfit.exposure import Exposure, Image
+from crowdfit.psf.epsf import EPSF
+from crowdfit.render import add_to
+from crowdfit.sources import Sources
+from crowdfit.stages.base import STRICT
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class StampSizes:
+    """How far out a star is rendered and fitted: until its PSF falls below the noise.
+
+    A size follows from flux, noise and PSF and has no units of its own, so it holds in electrons and in MJy/sr.
+    """
+
+    level: float = Field(
+        default=0.1, gt=0, description="neglect a star where it is fainter than this, in sigma of a pixel"
+    )
+    smallest: float = Field(default=2.0, gt=0, description="least half width of a stamp, in FWHM")
+
+    def half(self, psf: EPSF, flux: NDArray[Any], noise: float) -> NDArray[np.int64]:
+        """Return half widths (pix) for stars of the given fluxes on pixels with the given noise."""
+        smallest = max(int(np.ceil(self.smallest * psf.fwhm)), 4)
+        return psf.half_sizes(flux, self.level * noise, smallest)
+
+
+@dataclass(frozen=True)
+class PsfQuality:
+    """How the present PSF was made, and whether it can be trusted (P035, P037).
+
+    Parameters
+    ----------
+    n_stars : int
+        Stars it was fitted to.
+    refused : dict of str to int
+        Candidates that were refused, by reason.
+    core_error : float
+        Scatter of residual over model at the centres of PSF stars, before the update.
+    fwhm, ellipticity, position_angle : float
+        Of the PSF (pix, -, deg).
+    problems : tuple of str
+        Why it should not be trusted; empty when it passes.
+    """
+
+    n_stars: int
+    refused: dict[str, int]
+    core_error: float
+    fwhm: float
+    ellipticity: float
+    position_angle: float
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.problems
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An exposure and its current explanation.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        Pixels and noise.
+    psf : EPSF
+        Current PSF.
+    sky, model : ndarray (ny, nx) float32
+        Smooth background; sum of all sources without sky (image unit).
+    stamps : StampSizes
+        How far out each star is rendered.
+    first_fwhm : float
+        FWHM of the first PSF (pix), by which later ones are judged.
+    psf_quality : PsfQuality or None
+        How the PSF was made; None while it is as given.
+    """
+
+    exposure: Exposure
+    psf: EPSF
+    sky: Image
+    model: Image
+    stamps: StampSizes = field(default_factory=StampSizes)
+    first_fwhm: float = np.nan
+    psf_quality: PsfQuality | None = None
+
+    @classmethod
+    def start(cls, exposure: Exposure, psf: EPSF, stamps: StampSizes) -> "Frame":
+        """Return the frame before the first pass: no sky, no sources."""
+        zero = np.zeros(exposure.shape, np.float32)
+        return cls(exposure, psf, zero, zero, stamps, psf.fwhm)
+
+    @cached_property
+    def resid(self) -> Image:
+        """Data minus sky minus model; 0 where not usable (image unit)."""
+        return np.where(self.exposure.good, self.exposure.data - self.sky - self.model, np.float32(0))
+
+    @cached_property
+    def fit_ivar(self) -> Image:
+        """Inverse variance with the photons of the model (image unit^-2)."""
+        return self.exposure.fit_ivar(self.model)
+
+    @cached_property
+    def noise(self) -> float:
+        """Median sky-and-detector noise of a usable pixel (image unit)."""
+        return float(1 / np.sqrt(np.median(self.exposure.ivar[self.exposure.good])))
+
+    @cached_property
+    def chi(self) -> float:
+        """Robust rms of the residual in units of its noise; 1 for a perfect model."""
+        pull = (self.resid * np.sqrt(self.fit_ivar))[self.exposure.good]
+        return float(1.4826 * np.median(np.abs(pull - np.median(pull))))
+
+    def half_sizes(self, flux: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the stamp half widths of stars with the given fluxes (pix)."""
+        return self.stamps.half(self.psf, flux, self.noise)
+
+    def isolated_error(self, flux: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the flux error of isolated stars on typical pixels (image unit)."""
+        area = self.psf.n_eff
+        photons = np.maximum(flux, 0) / self.exposure.gain
+        return np.asarray(np.sqrt(area * self.noise**2 + photons))
+
+    def with_(self, **changes: Any) -> "Frame":
+        """Return the frame with another sky, model or PSF."""
+        return replace(self, **changes)
+
+    def rendered(self, sources: Sources) -> "Frame":
+        """Return the frame whose model is the rendering of `sources`."""
+        return self.with_(model=np.zeros_like(self.model)).adding(sources)
+
+    def adding(self, sources: Sources) -> "Frame":
+        """Return the frame with `sources` added to its model."""
+        model = self.model.copy()
+        add_to(model, self.psf, sources.x, sources.y, sources.flux, radius=self.half_sizes(sources.flux))
+        return self.with_(model=model)
+
+
+Frames = tuple[Frame, ...]

@@ -1,0 +1,1 @@
+"""Reading images and lists, writing catalogues, fit images and run records."""

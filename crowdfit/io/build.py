@@ -1,0 +1,165 @@
+"""From the planes of a file or of arrays to a checked exposure: facts, usable pixels, noise, coordinates.
+
+Every assumption becomes a note, which is logged and kept in `Exposure.notes`.
+"""
+
+import dataclasses
+import logging
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdfit.errors import InputError
+from crowdfit.exposure import Exposure, check_image
+from crowdfit.io.hdus import Layers
+from crowdfit.io.headers import Facts, read_facts
+from crowdfit.io.masking import as_dq, mask_pixels
+from crowdfit.io.noise import Noise, noise_from_errors, noise_from_image, noise_from_weights
+from crowdfit.io.options import InputOptions
+from crowdfit.world import CheckedWCS, read_wcs
+
+__all__ = ["build_exposure"]
+
+log = logging.getLogger(__name__)
+
+F32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+ERROR_RANGE: Final = (1e-15, 1e15)
+"""Typical errors (image unit) whose squares and inverse squares single precision holds with room to spare."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planes:
+    """The planes of an exposure (ny, nx), of one shape; `err` and `weight` are float32, positive or NaN."""
+
+    data: F32
+    err: F32 | None
+    weight: F32 | None
+    dq: NDArray[np.uint32] | None
+
+
+def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = None) -> Exposure:
+    """Check the planes of an exposure and put it together.
+
+    Parameters
+    ----------
+    layers : Layers
+        Planes and headers as they were read or given.
+    options : InputOptions
+        What to make of them.
+    name : str
+        Name of the exposure.
+    wcs : astropy.wcs.WCS, optional
+        Wins over that of the header.
+
+    Raises
+    ------
+    InputError
+        Planes that are no image, have other shapes, or leave nothing to fit.
+    """
+    check_image(layers.data, layers.label)
+    facts = read_facts((layers.header, layers.primary), options)
+    facts.notes[:0] = layers.notes
+    planes = _checked_planes(layers, options)
+    mask = mask_pixels(planes.data, planes.dq, _without_noise(planes, layers.label), facts, options)
+    _check_content(planes.data, mask.usable, layers.label)
+    noise = _noise_of(planes, mask.usable, facts, options, layers.label)
+    facts.notes += noise.notes
+    world = CheckedWCS(wcs, "") if wcs is not None else read_wcs(layers.header, planes.data.shape)
+    facts.notes += [world.note] if world.note else []
+    for note in facts.notes:
+        log.info("%s: %s", layers.label, note)
+    exposure = Exposure.of(
+        planes.data,
+        np.where(mask.usable, 1 / noise.variance, np.float32(0)),
+        planes.dq,
+        saturated=mask.saturated,
+        gain=noise.gain,
+        wcs=world.wcs,
+        band=facts.band,
+        unit=facts.unit,
+        name=layers.label,
+        meta=layers.meta | facts.meta,
+        notes=tuple(facts.notes),
+    )
+    return dataclasses.replace(exposure, name=name)
+
+
+def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
+    """Return the planes in single precision, of one shape, with the error plane understood."""
+    for what, plane in (("err", layers.err), ("weights", layers.weight), ("dq", layers.dq)):
+        if plane is not None and plane.shape != layers.data.shape:
+            raise InputError(
+                f"{layers.label}: {what} has shape {plane.shape} but the image has {layers.data.shape}; "
+                f"give planes of one shape, or choose others with input.{what[:3].strip('w')}_ext"
+            )
+    kind = layers.err_kind if options.err_kind == "auto" else options.err_kind
+    err, weight = _positive(layers.err), _positive(layers.weight)
+    if kind == "variance" and err is not None:
+        err = np.sqrt(err)
+    elif kind == "ivar" and err is not None:
+        err, weight = None, err
+    with np.errstate(over="ignore"):
+        data = layers.data.astype(np.float32)
+    return Planes(data, err, weight, None if layers.dq is None else as_dq(layers.dq))
+
+
+def _positive(plane: NDArray[Any] | None) -> F32 | None:
+    """Return a plane of errors or weights with NaN where it is not finite and positive (N004)."""
+    if plane is None:
+        return None
+    with np.errstate(over="ignore"):
+        values = plane.astype(np.float32)
+    values[~(np.isfinite(values) & (values > 0))] = np.nan
+    return values
+
+
+def _without_noise(planes: Planes, label: str) -> Mask:
+    """Return the pixels without a usable error or weight, and refuse a plane that has none at all."""
+    missing = np.zeros(planes.data.shape, bool)
+    for what, plane in (("error", planes.err), ("weight", planes.weight)):
+        if plane is None:
+            continue
+        bad = np.isnan(plane)
+        if bad.all():
+            raise InputError(
+                f"{label}: no pixel has a positive {what}; give another {what} plane "
+                f"(input.{'err' if what == 'error' else 'wht'}_ext) or none"
+            )
+        missing |= bad
+    return missing
+
+
+def _check_content(data: F32, good: Mask, label: str) -> None:
+    """Refuse an image without usable pixels, or with nothing in them, before its noise is looked for."""
+    if not good.any():
+        raise InputError(
+            f"{label}: no usable pixel (all are NaN, flagged in DQ, saturated, or without an error); check "
+            "the error and DQ planes, or change input.dq, input.dq_ignore, input.saturate"
+        )
+    first = data[good][0]
+    if np.all(data[good] == first):
+        raise InputError(
+            f"{label}: every usable pixel is {first:g}; there is nothing to fit: is this the right extension?"
+        )
+
+
+def _noise_of(planes: Planes, good: Mask, facts: Facts, options: InputOptions, label: str) -> Noise:
+    """Return the noise from the best source there is, and refuse what single precision cannot hold."""
+    data = np.where(good, planes.data, np.float32(0))
+    if planes.weight is not None:
+        noise = noise_from_weights(data, planes.weight, planes.err, good, facts, options)
+    elif planes.err is not None:
+        noise = noise_from_errors(data, planes.err, good, facts, options)
+    else:
+        noise = noise_from_image(data, good, facts)
+    typical = float(np.sqrt(np.median(noise.variance[good])))
+    low, high = ERROR_RANGE
+    if not low < typical < high:
+        raise InputError(
+            f"{label}: errors of {typical:.2g} per pixel are out of range; multiply image and errors by a "
+            f"constant that brings them between {low:g} and {high:g}"
+        )
+    return noise

@@ -1,0 +1,132 @@
+"""The files a fit leaves behind: their names, the catalogue, and the image of model, sky and residual."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+from astropy.io import fits
+
+from crowdfit.io.atomic import atomic_path, check_writable
+from crowdfit.io.cards import add_metadata
+from crowdfit.io.hdus import file_stem
+from crowdfit.io.tables import check_formats, write_catalog
+
+if TYPE_CHECKING:
+    from crowdfit.api import FitResult
+    from crowdfit.exposure import Exposure
+    from crowdfit.psf.epsf import EPSF
+
+__all__ = ["check_output", "product_path", "write_fit_image", "write_products"]
+
+_NAMES: Final = {"fit": "_fit.fits", "run": "_run.h5", "report": "_report.html"}
+
+
+def product_path(
+    directory: str | Path,
+    name: str,
+    product: Literal["catalog", "fit", "run", "report"],
+    suffix: str = "fits",
+) -> Path:
+    """Return where a product of the exposure called `name` goes; `suffix` is the format of a catalogue."""
+    return Path(directory) / f"{file_stem(name)}{_NAMES.get(product, f'_catalog.{suffix}')}"
+
+
+def check_output(directory: str | Path, formats: Sequence[str] = ("fits",)) -> Path:
+    """Make the output folder and prove, before the fit starts, that everything can be written there (P103).
+
+    Raises
+    ------
+    InputError
+        Folder that cannot be written, unknown format, or a missing package.
+    """
+    check_formats(tuple(formats))
+    return check_writable(directory)
+
+
+def write_products(
+    result: "FitResult", directory: str | Path, formats: Sequence[str] = ("fits",)
+) -> list[Path]:
+    """Write the catalogue in every format, and the fit image.
+
+    Parameters
+    ----------
+    result : FitResult
+        A finished fit.
+    directory : str or Path
+        Output folder; made if missing.
+    formats : sequence of str
+        Catalogue formats, see `crowdfit.io.tables.FORMATS`.
+
+    Returns
+    -------
+    list of Path
+        What was written, catalogues first.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written, or a format is unknown.
+    """
+    directory = check_output(directory, formats)
+    name = result.exposure.name
+    written = [
+        write_catalog(result.catalog, product_path(directory, name, "catalog", suffix)) for suffix in formats
+    ]
+    return [*written, write_fit_image(result, product_path(directory, name, "fit"))]
+
+
+def write_fit_image(result: "FitResult", path: str | Path) -> Path:
+    """Write MODEL, SKY, RESIDUAL and PSF as extensions of one FITS file.
+
+    RESIDUAL is data - sky - model, and 0 where a pixel is not used. The image extensions carry the WCS and
+    the unit; the primary header holds the metadata. PSF is the table with OVERSAMP samples per pixel, its
+    values per native pixel.
+
+    Parameters
+    ----------
+    result : FitResult
+        A finished fit.
+    path : str or Path
+        File to write, whole or not at all.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path = Path(path)
+    primary = fits.PrimaryHDU()
+    add_metadata(primary.header, result.metadata)
+    header = _image_header(result.exposure)
+    planes = {"MODEL": result.model, "SKY": result.sky, "RESIDUAL": result.residual}
+    images = [
+        fits.ImageHDU(np.asarray(plane, np.float32), header=header, name=name)
+        for name, plane in planes.items()
+    ]
+    with atomic_path(path) as temporary:
+        fits.HDUList([primary, *images, _psf_hdu(result.psf)]).writeto(temporary, checksum=True)
+    return path
+
+
+def _image_header(exposure: "Exposure") -> fits.Header:
+    """Return WCS and unit of an exposure as a header."""
+    if exposure.wcs is None:
+        header = fits.Header()
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a header cannot hold was noted when it was read
+            header = exposure.wcs.to_header(relax=True)
+    if exposure.unit:
+        header["BUNIT"] = exposure.unit
+    return header
+
+
+def _psf_hdu(psf: "EPSF") -> fits.ImageHDU:
+    """Return the PSF table, (sy, sx) when it is constant over the field, else (n_basis, sy, sx)."""
+    cube = psf.cube[0] if len(psf.cube) == 1 else psf.cube
+    hdu = fits.ImageHDU(np.asarray(cube, np.float32), name="PSF")
+    hdu.header["OVERSAMP"] = (psf.oversample, "samples per native pixel")
+    hdu.header["FWHM"] = (float(psf.fwhm), "of the PSF (pix)")
+    return hdu

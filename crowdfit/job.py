@@ -1,0 +1,173 @@
+"""One image from its path to its files: what `crowdfit fit` does for each image it is given.
+
+Only maps: reading, fitting and writing are library calls, so a script that makes them gets the same numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crowdfit import console
+from crowdfit.errors import ConfigError, CrowdfitError, InputError
+
+if TYPE_CHECKING:
+    from crowdfit.api import FitResult
+    from crowdfit.config import Config
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit status of the command line."""
+
+
+def refuse(message: str) -> int:
+    """Say what was refused, one line for each thing, and return the exit status for it."""
+    for line in message.splitlines():
+        console.say(f"error: {line}")
+    return REFUSED
+
+
+def prepare(images: Sequence[Path], out: Path, formats: Sequence[str], threads: int | None = None) -> None:
+    """Refuse what would fail after the work is done, and set the number of threads.
+
+    Raises
+    ------
+    InputError
+        Images whose files would have the same names, or an output folder that cannot be written.
+    ConfigError
+        More threads than there are.
+    """
+    from crowdfit.io.hdus import file_stem  # noqa: PLC0415
+    from crowdfit.io.products import check_output  # noqa: PLC0415
+
+    stems = [file_stem(image) for image in images]
+    twins = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twins:
+        raise InputError(
+            f"{twins[0]}: several images have this name, so one would overwrite the other; use two folders"
+        )
+    if threads is not None:
+        _use_threads(threads)
+    check_output(out, formats)
+
+
+def _use_threads(n: int) -> None:
+    import numba  # noqa: PLC0415
+
+    try:
+        numba.set_num_threads(n)
+    except ValueError:
+        raise ConfigError(
+            f"--threads {n}: this machine has {numba.get_num_threads()}; give at most that"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to each image: configuration, fit, files.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the files.
+    level : str
+        How much is said, a key of `console.LEVELS`.
+    config : str or None
+        Shipped configuration or YAML file.
+    settings : list of str
+        `a.b=value`, over the configuration.
+    psf, positions, err, dq : Path or None
+        Files that go with the image: a PSF, a list of stars, errors and data quality.
+    """
+
+    out: Path
+    level: str
+    config: str | None = None
+    settings: list[str] = field(default_factory=list)
+    psf: Path | None = None
+    positions: Path | None = None
+    err: Path | None = None
+    dq: Path | None = None
+
+    def config_for(self, band: str) -> "Config":
+        """Return the configuration for images of a filter."""
+        from crowdfit.config import load_config  # noqa: PLC0415
+
+        return load_config(self.config, self.settings, band)
+
+    def run_all(self, images: Sequence[Path]) -> int:
+        """Fit the images one after the other; one that is refused does not stop the others."""
+        status = DONE
+        for image in images:
+            try:
+                status = max(status, self.run(image))
+            except CrowdfitError as error:
+                status = refuse(str(error))
+            if status == INTERRUPTED:
+                break
+        return status
+
+    def run(self, image: Path) -> int:
+        """Fit one image and write its files."""
+        from crowdfit.io.products import product_path  # noqa: PLC0415
+
+        record = product_path(self.out, image.name, "run")
+        try:
+            result = self._fit(image, record)
+        except KeyboardInterrupt:
+            kept = f"; the finished passes are kept in {record}" if record.exists() else ""
+            console.say(f"{image}: interrupted{kept}")
+            return INTERRUPTED
+        output = result.config.output
+        files = [*result.write(self.out, formats=output.formats), *([record] if output.run_record else [])]
+        if output.report:
+            files.append(result.report(product_path(self.out, image.name, "report")))
+        if self.level != "quiet":
+            console.tell("\n  ".join([_summary(image, result), *map(str, files)]))
+        return DONE
+
+    def _fit(self, image: Path, record: Path) -> "FitResult":
+        from crowdfit.api import fit_image  # noqa: PLC0415
+        from crowdfit.io.fits import read_exposure, read_positions  # noqa: PLC0415
+
+        exposure = read_exposure(image, self.config_for("").input, err=self.err, dq=self.dq)
+        config = self.config_for(exposure.band)
+        _check_positions(config, self.positions)
+        _say_if_compiling(self.level)
+        with console.progress(self.level, image.name) as show:
+            return fit_image(
+                exposure,
+                psf=self.psf,
+                config=config,
+                positions=None if self.positions is None else read_positions(self.positions, exposure.wcs),
+                progress=show,
+                record=record if config.output.run_record else None,
+            )
+
+
+def _check_positions(config: "Config", positions: Path | None) -> None:
+    """Refuse to look for nothing at no position.
+
+    Raises
+    ------
+    ConfigError
+        Nothing is searched and no list is given.
+    """
+    if positions is None and getattr(config.detect, "kind", "") == "none":
+        raise ConfigError("detect.kind: 'none' searches for nothing; give a list of stars with --positions")
+
+
+def _say_if_compiling(level: str) -> None:
+    """Explain the wait before the first fit on a machine."""
+    from crowdfit._kernels.jit import cache_is_cold  # noqa: PLC0415
+
+    if level != "quiet" and cache_is_cold():
+        console.say("first run: compiling the kernels takes up to a minute; they are kept for the next runs")
+
+
+def _summary(image: Path, result: "FitResult") -> str:
+    """Return one line with the numbers a person wants first."""
+    return (
+        f"{image}: {len(result.catalog):,} stars, FWHM {result.psf.fwhm:.2f} pix, "
+        f"{len(result.history)} passes ({result.stop_reason}), {result.seconds:.1f} s, "
+        f"{result.peak_memory_mb:,.0f} MB"
+    )

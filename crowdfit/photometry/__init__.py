@@ -1,0 +1,1 @@
+"""Measurements made once the fit has settled."""

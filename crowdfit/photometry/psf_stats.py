@@ -1,0 +1,169 @@
+"""The columns of the catalogue: every star measured on the image cleaned of its neighbours.
+
+Formulas are those of crowdsource (Schlafly et al. 2018), all in one normalisation: unit sum of the PSF over its
+full extent. `spread_model` compares with an exponential disc as SExtractor does (Desai et al. 2012).
+"""
+
+from dataclasses import dataclass as plain
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy.ndimage import maximum_filter
+from scipy.spatial import cKDTree
+
+from crowdfit._kernels import marginal, measure
+from crowdfit.frame import Frame, Frames
+from crowdfit.psf.epsf import EPSF
+from crowdfit.sources import Sources
+from crowdfit.stages.base import STRICT
+from crowdfit.stages.solve import Columns, Normal, shift_prior
+
+F64 = NDArray[np.float64]
+
+
+@plain(frozen=True, eq=False)
+class Measured:
+    """The stars with their final flags, and the measured columns by name."""
+
+    sources: Sources
+    columns: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Measure:
+    """Errors, shape and environment of every star."""
+
+    window: float = Field(
+        default=2.0, gt=0, description="half width of the measuring stamp, in FWHM (crowdsource: 9 px)"
+    )
+    reach: float = Field(
+        default=2.0, gt=0, description="neighbours up to this distance share the marginal error, in FWHM"
+    )
+    neighbours: int = Field(
+        default=10, ge=0, le=40, description="most neighbours that share the marginal error"
+    )
+    min_qf: float = Field(
+        default=0.5, ge=0, le=1, description="below this share of usable PSF the flag core_masked is set"
+    )
+
+    def __call__(self, frames: Frames, sources: Sources) -> Measured:
+        """Return columns and flags of all stars."""
+        (frame,) = frames
+        stats = self.statistics(frame, sources)
+        columns: dict[str, NDArray[np.generic]] = {
+            "id": sources.id,
+            "x": sources.x,
+            "y": sources.y,
+            "flux": sources.flux,
+            "flux_err": sources.flux_err,
+            "pass_no": sources.pass_no,
+        }
+        columns |= dict(
+            zip(("flux_err_marginal", "x_err", "y_err"), self.errors(frame, sources), strict=True)
+        )
+        columns |= {name: stats[:, k] for name, k in _STATS.items()}
+        columns["sky"] = frame.sky[nearest_pixel(frame, sources)]
+        sources = self._flagged(frame, sources, stats)
+        return Measured(sources, columns | {"flags": sources.flags})
+
+    def statistics(self, frame: Frame, sources: Sources) -> F64:
+        """Return the statistics of `crowdfit._kernels.measure`, shape (n, N_STATS)."""
+        out = np.empty((len(sources), measure.N_STATS))
+        fwhm, psf = frame.psf.fwhm, frame.psf
+        half = psf.window(self.window)
+        rings = np.array([max(0.5 * fwhm, 0.8), max(fwhm, 1.6)])
+        total = np.where(frame.exposure.good, frame.exposure.data - frame.sky, np.float32(0))
+        measure.measure_stars(
+            psf.coef, convolved_with_disc(psf).coef, psf.basis(sources.x, sources.y), sources.x, sources.y,
+            sources.flux, half, rings, frame.resid, frame.fit_ivar, total, out,
+        )  # fmt: skip
+        return out
+
+    def errors(self, frame: Frame, sources: Sources) -> tuple[F64, F64, F64]:
+        """Return marginal errors of flux (image unit), x and y (pix), neighbours and positions free.
+
+        The shift prior of the errors is one sigma of the PSF: a star that may wander farther is another star.
+        """
+        if not len(sources):
+            return np.zeros(0), np.zeros(0), np.zeros(0)
+        columns = Columns.of(frame, sources, np.sqrt(frame.fit_ivar))
+        eq = Normal.of(columns, frame.exposure.shape)
+        prior = shift_prior(frame, sources.flux, frame.psf.fwhm / 2.3548)
+        variance = np.empty((len(sources), 3))
+        marginal.invert_around(
+            columns.x, columns.y, self.reach * frame.psf.fwhm, self.neighbours, prior,
+            eq.own, eq.first, eq.links, eq.cross, variance,
+        )  # fmt: skip
+        size = np.maximum(np.abs(sources.flux), frame.isolated_error(np.zeros(1)))
+        flux_err, x_err, y_err = np.sqrt(variance).T
+        return flux_err, x_err / size, y_err / size
+
+    def _flagged(self, frame: Frame, sources: Sources, stats: F64) -> Sources:
+        exposure, psf = frame.exposure, frame.psf
+        qf, good = stats[:, measure.QF], stats[:, measure.N_GOOD]
+        side = 2 * psf.window(self.window) + 1
+        at = nearest_pixel(frame, sources)
+        near_saturated = maximum_filter(exposure.saturated, 3)[at]
+        cut = (frame.half_sizes(sources.flux) >= psf.radius) & (
+            np.abs(sources.flux) * psf.envelope[-1] > frame.stamps.level * frame.noise
+        )
+        last = sources.pass_no == sources.pass_no.max(initial=-1)
+        return (
+            sources.flagged("core_masked", ~(qf >= self.min_qf))
+            .flagged("saturated", near_saturated)
+            .flagged("edge", stats[:, measure.N_PIXELS] < side * side)
+            .flagged("near_mask", good < stats[:, measure.N_PIXELS])
+            .flagged("close_pair", has_close_neighbour(sources, psf.fwhm))
+            .flagged("new", last & (sources.pass_no > 0))
+            .flagged("negative", ~(sources.flux > 0))
+            .flagged("truncated", cut)
+            .flagged("measure_failed", ~np.isfinite(stats[:, measure.FLUX_ISO]))
+        )
+
+
+_STATS = {
+    "qf": measure.QF,
+    "rchi2": measure.RCHI2,
+    "fracflux": measure.FRACFLUX,
+    "sharpness": measure.SHARPNESS,
+    "spread_model": measure.SPREAD_MODEL,
+    "spread_model_err": measure.SPREAD_MODEL_ERR,
+    "flux_lbs": measure.FLUX_LBS,
+    "flux_lbs_err": measure.FLUX_LBS_ERR,
+    "flux_iso": measure.FLUX_ISO,
+    "x_iso": measure.STEP_X_ISO,
+    "y_iso": measure.STEP_Y_ISO,
+    "fwhm": measure.FWHM,
+}
+
+
+def nearest_pixel(frame: Frame, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return row and column of the pixel on the image that is nearest to each star."""
+    ny, nx = frame.exposure.shape
+    row = np.clip(np.floor(sources.y + 0.5), 0, ny - 1).astype(np.int64)
+    return row, np.clip(np.floor(sources.x + 0.5), 0, nx - 1).astype(np.int64)
+
+
+def has_close_neighbour(sources: Sources, radius: float) -> NDArray[np.bool_]:
+    """Return which stars have another within `radius` pixels."""
+    if len(sources) < 2:
+        return np.zeros(len(sources), bool)
+    points = np.column_stack([sources.x, sources.y])
+    distance = np.asarray(cKDTree(points).query(points, k=2)[0])
+    return np.asarray(distance[:, 1] < radius)
+
+
+def convolved_with_disc(psf: EPSF) -> EPSF:
+    """Return the PSF convolved with a round exponential disc of scale length fwhm / 16.
+
+    In Fourier space, where the disc of scale h is ``(1 + (2 pi k h)^2)^(-3/2)``, so that a disc smaller than
+    a sample is exact too.
+    """
+    side = psf.cube.shape[1]
+    k = np.fft.fftfreq(side, 1 / psf.oversample)
+    scale = psf.fwhm / 16
+    disc = (1 + (2 * np.pi * scale) ** 2 * (k[:, None] ** 2 + k[None, :] ** 2)) ** -1.5
+    blurred = np.fft.ifft2(np.fft.fft2(psf.cube) * disc).real
+    return psf.with_cube(np.ascontiguousarray(blurred))

@@ -1,0 +1,1 @@
+"""Point spread functions: one lowered array form (`epsf`), and the ways to build it."""

@@ -1,0 +1,352 @@
+"""The PSF measured on the crowded image itself.
+
+Every pixel of every chosen star, cleaned of its neighbours, is one linear equation in the PSF. Two linear
+fits follow each other: a *profile*, radial B-splines of the elliptical radius out to where the brightest star
+drowns in noise, which is the baseline and the wings; then a *table* of oversampled B-spline coefficients
+for the departures from that profile in the core. Stars are never shifted or resampled, which would broaden
+an undersampled PSF (C032); where the data say little the table falls back to the profile by a smoothness
+prior, and the profile to its own previous form, so that noise does not creep into the wings.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+from scipy.linalg import solveh_banded
+from scipy.ndimage import correlate, map_coordinates, maximum_filter1d
+
+from crowdfit._kernels.psf_sums import accumulate_profile, accumulate_table
+from crowdfit.psf.epsf import EPSF
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+PARTS = 8
+"""Partial sums that threads fill; fixed, so that the result does not depend on the number of threads."""
+FINE = 50
+"""Samples per pixel of the tabulated radial basis."""
+TABLE_REACH = 5.0
+"""Half width of the table of departures at most (FWHM)."""
+CLIP = 4.0
+"""Residuals beyond this many sigma lose weight: undetected neighbours, cosmic rays."""
+
+
+@dataclass(frozen=True, eq=False)
+class StarPixels:
+    """The stars that a PSF is fitted to, and the image around them.
+
+    Parameters
+    ----------
+    x, y, flux : ndarray (n,) float64
+        Positions (pix) and fluxes (image unit).
+    model, resid, ivar : ndarray (ny, nx) float32
+        Light of all stars, residual of the whole model, and inverse variance with photons.
+    error : float
+        Fractional error of the present PSF, added to the noise so that the brightest stars do not rule alone.
+    neighbour_error : float
+        The same for the light of other stars, which may hold part of the wing that they stand on.
+    """
+
+    x: F64
+    y: F64
+    flux: F64
+    model: F32
+    resid: F32
+    ivar: F32
+    error: float
+    neighbour_error: float
+
+    @property
+    def image(self) -> tuple[F32, F32, F32]:
+        """Model, residual and inverse variance, for the kernels."""
+        return self.model, self.resid, self.ivar
+
+    @property
+    def trust(self) -> F64:
+        """Both fractional errors, for the kernels."""
+        return np.array([self.error, self.neighbour_error])
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """Shape of the PSF's contours; r^2 = a u^2 + b u v + c v^2 with unit area scale."""
+
+    a: float
+    b: float
+    c: float
+
+    @classmethod
+    def of(cls, psf: EPSF) -> "Ellipse":
+        """Return the half-maximum ellipse of a PSF, scaled to the area of the circle of the same FWHM."""
+        major, minor, angle = psf.moments
+        q = minor / major
+        cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        return cls(cos**2 * q + sin**2 / q, 2 * cos * sin * (q - 1 / q), sin**2 * q + cos**2 / q)
+
+    def radius(self, u: F64, v: F64) -> F64:
+        """Return the elliptical radius of offsets (u, v)."""
+        return np.sqrt(np.maximum(self.a * u * u + self.b * u * v + self.c * v * v, 0))
+
+
+def sampling(fwhm: float) -> int:
+    """Return samples per pixel that put about eight into the FWHM."""
+    return int(np.clip(round(8 / fwhm), 1, 6))
+
+
+def radial_knots(fwhm: float, reach: float) -> F64:
+    """Return knots of the radial profile: 0.15 FWHM apart in the core and rings, then growing by 12 % each."""
+    knots, step = [0.0], 0.15 * fwhm
+    while knots[-1] < reach:
+        if knots[-1] > 5 * fwhm:
+            step *= 1.12
+        knots.append(knots[-1] + step)
+    return np.asarray(knots)
+
+
+class RadialBasis:
+    """Cubic B-splines of the radius, even at the centre, tabulated for the kernels."""
+
+    def __init__(self, fwhm: float, reach: float) -> None:
+        inner = radial_knots(fwhm, reach)
+        step = inner[1] - inner[0]
+        tail = inner[-1] - inner[-2]
+        before, after = inner[0] - step * np.arange(3, 0, -1), inner[-1] + tail * np.arange(1, 4)
+        self.knots = np.concatenate([before, inner, after])
+        self.n = len(self.knots) - 4
+        self.reach = float(inner[-1])
+        self.centres = np.abs((self.knots[1:-3] + self.knots[2:-2] + self.knots[3:-1]) / 3)
+        grid = np.arange(int(self.reach * FINE)) / FINE
+        dense = BSpline.design_matrix(np.clip(grid, 0, self.reach * (1 - 1e-9)), self.knots, 3).toarray()
+        self.first = (
+            np.searchsorted(self.knots, np.clip(grid, 0, self.reach * (1 - 1e-9)), "right") - 4
+        ).astype(np.int64)
+        self.weights = np.take_along_axis(dense, self.first[:, None] + np.arange(4), axis=1)
+        # the profile is even in r: the mirrored spline left of the centre shares the coefficient of its image
+        even = self.first == 0
+        self.weights[even, 2] += self.weights[even, 0]
+        self.weights[even, 0] = 0
+        self.weights = np.concatenate([self.weights, [[FINE, 0, 0, 0]]])
+        self.first = np.concatenate([self.first, [0]])
+
+    def values(self, coefs: F64, radius: F64) -> F64:
+        """Return the profile at given radii (pix); 0 beyond its reach."""
+        inside = radius < self.reach
+        out = np.zeros(np.shape(radius))
+        out[inside] = BSpline(self.knots, coefs, 3)(radius[inside])
+        return out
+
+    def fit(self, radius: F64, values: F64, weight: F64) -> F64:
+        """Return the coefficients closest to given values."""
+        inside = radius < self.reach * (1 - 1e-9)
+        design = BSpline.design_matrix(radius[inside], self.knots, 3).toarray()
+        design[:, 2] += design[:, 0]
+        design[:, 0] = 0
+        w = weight[inside][:, None]
+        normal = design.T @ (w * design)
+        diagonal = np.diag(normal)
+        normal += np.diag(np.where(diagonal > 0, 1e-9 * diagonal, 1.0))
+        return self.mirrored(
+            np.asarray(np.linalg.solve(normal, design.T @ (w[:, 0] * values[inside])), np.float64)
+        )
+
+    def mirrored(self, coefs: F64) -> F64:
+        """Return the coefficients with the one left of the centre equal to its image."""
+        out = np.array(coefs)
+        out[0] = out[2]
+        return out
+
+
+def radial_values(psf: EPSF, ellipse: Ellipse, basis: RadialBasis) -> F64:
+    """Return the profile coefficients of an existing PSF, from its mean along ellipses."""
+    step = basis.knots[4] - basis.knots[3]
+    radius = np.arange(0, min(basis.reach, psf.radius) * (1 - 1e-9), step / 3)
+    angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    x, y = np.outer(radius, np.cos(angle)), np.outer(radius, np.sin(angle))
+    stretch = radius[:, None] / np.maximum(ellipse.radius(x, y), 1e-9)
+    middle, s = psf.cube.shape[1] // 2, psf.oversample
+    at = [middle + y * stretch * s, middle + x * stretch * s]
+    values = map_coordinates(psf.cube[0], at, order=3, mode="nearest").mean(axis=1)
+    beyond = np.arange(radius[-1] + step, basis.reach * (1 - 1e-9), step)
+    radius, values = np.append(radius, beyond), np.append(values, np.zeros(len(beyond)))
+    return basis.fit(radius, values, 1 / (np.abs(values) + 1e-6 * values.max()) ** 2)
+
+
+def fit_profile(
+    stars: StarPixels, psf: EPSF, ellipse: Ellipse, basis: RadialBasis, reach: F64
+) -> tuple[F64, F64]:
+    """Return profile coefficients and their errors.
+
+    The prior is the present profile within half of itself, so that radii without information stay as they are;
+    its width is never below half of an r^-3.5 wing, so that a wing lost in an early pass can come back.
+    """
+    n = basis.n
+    matrices, vectors = np.zeros((PARTS, n, n)), np.zeros((PARTS, n))
+    accumulate_profile(
+        psf.coef, stars.x, stars.y, stars.flux, reach, np.array([ellipse.a, ellipse.b, ellipse.c]),
+        basis.first, basis.weights, stars.trust, CLIP, stars.image, matrices, vectors,
+    )  # fmt: skip
+    matrix, vector = matrices.sum(axis=0), vectors.sum(axis=0)
+    prior = radial_values(psf, ellipse, basis)
+    edge = 1.5 * psf.fwhm
+    wing = float(basis.values(prior, np.array([edge]))[0]) * (np.maximum(basis.centres, edge) / edge) ** -3.5
+    scale = np.maximum(np.abs(prior), wing)
+    precision = 1 / (0.5 * scale) ** 2
+    total = matrix + np.diag(precision)
+    coefs = basis.mirrored(np.linalg.solve(total, vector + precision * prior))
+    err = np.sqrt(np.maximum(np.diag(np.linalg.inv(total)), 0))
+    return coefs, err
+
+
+def extrapolated(basis: RadialBasis, coefs: F64, err: F64, fwhm: float) -> F64:
+    """Return the profile with a power law beyond the radius where it is known to better than a third.
+
+    The slope is that of the last well-known factor two in radius, between r^-2.5 and r^-6.
+    """
+    radius, level = basis.centres, coefs.copy()
+    bad = (level < 3 * err) & (radius > 1.5 * fwhm)
+    edge = radius[np.argmax(bad)] if bad.any() else basis.reach
+    known = (radius > edge / 2) & (radius < edge) & (level > 0)
+    if np.count_nonzero(known) < 3:
+        return np.maximum(level, 0)
+    slope, height = np.polyfit(np.log(radius[known]), np.log(level[known]), 1)
+    slope = float(np.clip(slope, -6, -2.5))
+    height = float(np.mean(np.log(level[known]) - slope * np.log(radius[known])))
+    far = radius >= edge
+    level[far] = np.exp(height + slope * np.log(radius[far]))
+    return np.maximum(level, 0)
+
+
+def sample_profile(basis: RadialBasis, coefs: F64, ellipse: Ellipse, s: int, half: int) -> F64:
+    """Return the profile on a table of `s` samples per pixel and half width `half` pixels."""
+    grid = np.arange(-half * s, half * s + 1) / s
+    return basis.values(coefs, ellipse.radius(*np.meshgrid(grid, grid)))
+
+
+def table_reach(stars: StarPixels, basis: RadialBasis, coefs: F64, fwhm: float) -> float:
+    """Return how far out departures of 30 % from the profile are seen over an area of one FWHM squared (pix)."""
+    typical = np.median(stars.ivar[stars.ivar > 0])
+    information = np.sum(stars.flux**2) * typical * fwhm**2
+    radius = np.arange(0, TABLE_REACH * fwhm, 0.25)
+    seen = 0.3 * basis.values(coefs, radius) > 1 / np.sqrt(information)
+    reach = radius[~seen][0] if not seen.all() else radius[-1]
+    return float(np.clip(reach, 2.5 * fwhm, TABLE_REACH * fwhm))
+
+
+def fit_table(stars: StarPixels, psf: EPSF, profile: F64, s: int, reach: float) -> F64:
+    """Return the table of departures from the profile, as samples like `profile` (side, side).
+
+    `psf` must have the sampling and size of `profile`. The prior is a Gaussian field with the local height
+    of the profile as its width, smooth over half a FWHM; it also tapers the table to 0 at `reach`.
+    """
+    departure = EPSF((psf.cube[0] - profile)[np.newaxis], s)
+    half = int(np.ceil(reach)) * s + 3
+    side = 2 * half + 1
+    matrices, vectors = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, side, side))
+    accumulate_table(
+        (psf.coef, departure.coef), stars.x, stars.y, stars.flux, reach, s, stars.trust, CLIP, stars.image,
+        matrices, vectors,
+    )  # fmt: skip
+    width = departure_width(profile, half, s, reach)
+    # in units of the prior width the unknowns are of order one and the system is well scaled
+    bands = banded(scaled_stencil(matrices.sum(axis=0), width))
+    coefs = solveh_banded(bands, (width * vectors.sum(axis=0)).ravel(), lower=True, check_finite=False)
+    return central(spline_samples(width * coefs.reshape(side, side)), profile.shape[0] // 2)
+
+
+def central(table: F64, half: int) -> F64:
+    """Return the central (2 half + 1)^2 samples of a square table, zeros where it is smaller."""
+    middle = table.shape[0] // 2
+    if half <= middle:
+        return np.ascontiguousarray(
+            table[middle - half : middle + half + 1, middle - half : middle + half + 1]
+        )
+    return np.pad(table, half - middle)
+
+
+def departure_width(profile: F64, half: int, s: int, reach: float) -> F64:
+    """Return the prior width of the departures: a third of the highest profile within half a pixel, tapered."""
+    local = central(np.maximum(profile, 0), half)
+    for axis in (0, 1):
+        local = maximum_filter1d(local, 2 * s + 1, axis=axis)
+    grid = np.arange(-half, half + 1) / s
+    radius = np.hypot(*np.meshgrid(grid, grid))
+    taper = np.clip((reach - radius) / max(0.25 * reach, 1.0), 0, 1)
+    return np.asarray((local / 3 + 1e-9) * (1e-3 + taper))
+
+
+def scaled_stencil(matrix: F64, width: F64) -> F64:
+    """Return data and prior precision in units of the prior width, (7, 7, g, g) by offset (dr, dc).
+
+    The prior precision is 1 plus the squared Laplacian over half a FWHM: with eight samples per FWHM a smooth
+    departure has a Laplacian of about a sixth of itself, hence the factor 36.
+    """
+    planes = np.ascontiguousarray(np.moveaxis(matrix, (2, 3), (0, 1))) * width
+    padded, g = np.pad(width, 3), width.shape[0]
+    laplace = np.array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, -4, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
+    bending = 36.0 * np.pad(correlate(laplace.astype(float), laplace, mode="constant"), 1)
+    for i in range(7):
+        for j in range(7):
+            partner = padded[i : i + g, j : j + g]
+            planes[i, j] = planes[i, j] * partner + bending[i, j] * (partner > 0)
+    planes[3, 3] += 1
+    return planes
+
+
+def banded(planes: F64) -> F64:
+    """Return a symmetric (7, 7, g, g) stencil as the lower bands of LAPACK, (3 g + 4, g * g)."""
+    g = planes.shape[-1]
+    bands = np.zeros((3 * g + 4, g * g))
+    for dr in range(4):
+        for dc in range(-3 if dr else 0, 4):
+            bands[dr * g + dc] = planes[3 + dr, 3 + dc].ravel()
+    return bands
+
+
+def spline_samples(coefs: F64) -> F64:
+    """Return the samples at the knots of a cubic B-spline with the given coefficients."""
+    out = coefs
+    for axis in (0, 1):
+        padded = np.pad(out, [(1, 1) if a == axis else (0, 0) for a in (0, 1)])
+        n = out.shape[axis]
+        out = (
+            padded.take(range(n), axis)
+            + 4 * padded.take(range(1, n + 1), axis)
+            + padded.take(range(2, n + 2), axis)
+        ) / 6
+    return np.asarray(out)
+
+
+def resampled(psf: EPSF, s: int, half: int) -> EPSF:
+    """Return a constant PSF on a table of `s` samples per pixel and half width `half` (pix)."""
+    if psf.oversample == s and psf.cube.shape[1] == 2 * half * s + 1:
+        return psf
+    grid = np.arange(-half * s, half * s + 1) / s * psf.oversample + psf.cube.shape[1] // 2
+    yy, xx = np.meshgrid(grid, grid, indexing="ij")
+    table = map_coordinates(psf.cube[0], [yy, xx], order=3, mode="constant")
+    return EPSF.from_samples(table, s)
+
+
+def refit(stars: StarPixels, psf: EPSF, half: int, reach: F64) -> EPSF:
+    """Return the PSF that the stars ask for, starting from `psf`, with unit sum over `half` pixels.
+
+    Parameters
+    ----------
+    stars : StarPixels
+        Chosen stars and the residual image.
+    psf : EPSF
+        Present PSF, with which `stars.resid` was made.
+    half : int
+        Half width of the new table (pix).
+    reach : ndarray (n,) float64
+        How far out each star's pixels are used (pix).
+    """
+    s, fwhm = sampling(psf.fwhm), psf.fwhm
+    current = resampled(psf, s, half)
+    ellipse = Ellipse.of(current)
+    basis = RadialBasis(fwhm, half * 1.5)
+    coefs, err = fit_profile(stars, current, ellipse, basis, reach)
+    coefs = extrapolated(basis, coefs, err, fwhm)
+    profile = sample_profile(basis, coefs, ellipse, s, half)
+    core = fit_table(stars, current, profile, s, min(table_reach(stars, basis, coefs, fwhm), half))
+    return EPSF((profile + core)[np.newaxis], s)

@@ -1,0 +1,257 @@
+"""The PSF in the one form that kernels know: an oversampled table that may vary over the field.
+
+A stamp is ``stamp(x, y) = sum_k b_k(x, y) cube_k``; a constant PSF has one plane and b = 1, so constant,
+polynomial and gridded PSFs are one code path. The table holds the *effective* PSF, pixel response included,
+in units of flux fraction per native pixel; the plane that carries the flux sums to 1 over its full extent
+whatever the sub-pixel position, and every flux in crowdfit refers to that sum (P036).
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import shift, spline_filter, zoom
+
+from crowdfit._kernels.stamps import fill_window
+from crowdfit.errors import InputError
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EPSF:
+    """An effective PSF sampled on an oversampled grid.
+
+    Parameters
+    ----------
+    cube : ndarray (n_basis, sy, sx) float64
+        Samples every ``1 / oversample`` pixel, odd sizes, centre at ``[sy // 2, sx // 2]``; value per native
+        pixel. Plane 0 belongs to the constant basis function.
+    oversample : int
+        Samples per native pixel.
+    origin, scale : tuple of float
+        Field position (x, y) where the polynomial basis is centred, and its unit length (pix).
+    """
+
+    cube: F64
+    oversample: int
+    origin: tuple[float, float] = (0.0, 0.0)
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    @classmethod
+    def from_samples(cls, samples: ArrayLike, oversample: int = 1, *, normalize: bool = True) -> "EPSF":
+        """Return a constant PSF from a table of samples.
+
+        Parameters
+        ----------
+        samples : array_like (sy, sx)
+            Odd sizes, peak near the centre.
+        oversample : int
+            Samples per native pixel.
+        normalize : bool
+            Scale to unit sum.
+
+        Raises
+        ------
+        InputError
+            Not 2-D, even-sized, not finite, or a sum that is not positive.
+        """
+        table = np.array(samples, np.float64)
+        if table.ndim != 2 or table.shape[0] % 2 == 0 or table.shape[1] % 2 == 0:
+            raise InputError(f"psf: shape {table.shape} is refused; give a 2-D array with odd sizes, centred")
+        if not np.isfinite(table).all():
+            raise InputError("psf: the array holds NaN or infinite values; fill them first")
+        total = table.sum() / oversample**2
+        if not total > 0:
+            raise InputError(f"psf: the sum is {total:g}; it must be positive")
+        side = max(table.shape)
+        square = np.zeros((side, side))
+        y0, x0 = (side - table.shape[0]) // 2, (side - table.shape[1]) // 2
+        square[y0 : y0 + table.shape[0], x0 : x0 + table.shape[1]] = table
+        return cls(square[np.newaxis] / (total if normalize else 1.0), int(oversample))
+
+    @cached_property
+    def order(self) -> int:
+        """Degree of the polynomial basis; 0 is a constant PSF."""
+        return int(round((np.sqrt(8 * len(self.cube) + 1) - 3) / 2))
+
+    @cached_property
+    def radius(self) -> int:
+        """Half width of the full stamp (pix)."""
+        return int(self.cube.shape[1] // 2 // self.oversample)
+
+    @property
+    def support(self) -> int:
+        """Half width of the largest window around a star that kernels may ask for (pix)."""
+        return int(self.coef.shape[3] // 2 - 2)
+
+    def window(self, width: float, least: int = 2) -> int:
+        """Return the half width (pix) of a window of `width` FWHM, at least `least` and within the support."""
+        return min(max(int(np.ceil(width * self.fwhm)), least), self.support)
+
+    @cached_property
+    def coef(self) -> F32:
+        """Cubic B-spline coefficients by phase, (n_basis, s, s, k, k) float32, for the kernels."""
+        s, centre = self.oversample, max(self.radius, int(4 * self.rough_fwhm) + 4) + 3
+        k = 2 * centre + 1
+        half = self.cube.shape[1] // 2
+        out = np.zeros((len(self.cube), s, s, k, k), np.float32)
+        for plane, samples in zip(out, self.cube, strict=True):
+            grid = np.zeros((k * s, k * s))
+            start = centre * s - half
+            grid[start : start + 2 * half + 1, start : start + 2 * half + 1] = samples
+            spline = spline_filter(grid, order=3, mode="mirror")
+            plane[...] = spline.reshape(k, s, k, s).transpose(1, 3, 0, 2)
+        return out
+
+    def basis(self, x: ArrayLike, y: ArrayLike) -> F64:
+        """Return the basis functions at positions (x, y), shape (n, n_basis): 1, u, v, u^2, uv, v^2, ..."""
+        u = (np.atleast_1d(np.asarray(x, np.float64)) - self.origin[0]) / self.scale[0]
+        v = (np.atleast_1d(np.asarray(y, np.float64)) - self.origin[1]) / self.scale[1]
+        terms = [u ** (n - j) * v**j for n in range(self.order + 1) for j in range(n + 1)]
+        return np.ascontiguousarray(np.stack(terms, axis=1), np.float64)
+
+    def at(self, x: float, y: float) -> "EPSF":
+        """Return the constant PSF that holds at the field position (x, y)."""
+        if len(self.cube) == 1:
+            return self
+        return EPSF(np.tensordot(self.basis(x, y)[0], self.cube, 1)[np.newaxis], self.oversample)
+
+    def stamp(self, x: float, y: float, size: int | None = None) -> F32:
+        """Return the PSF of a star at (x, y) on the `size` x `size` pixels around its nearest pixel."""
+        return np.asarray(self.planes(x, y, size)[0])
+
+    def planes(self, x: float, y: float, size: int | None = None) -> F32:
+        """Return value, d/dx and d/dy of the PSF of a star at (x, y), shape (3, size, size)."""
+        half = self.radius if size is None else min(size // 2, self.radius)
+        out = np.zeros((3, 2 * half + 1, 2 * half + 1), np.float32)
+        col0, row0 = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half
+        fill_window(self.coef, self.basis(x, y)[0], float(x), float(y), col0, row0, out[0], out[1], out[2])
+        if size is None or size // 2 == half:
+            return out
+        pad = size // 2 - half
+        return np.asarray(np.pad(out, ((0, 0), (pad, pad), (pad, pad))))
+
+    def native(self, size: int | None = None) -> F32:
+        """Return the centred stamp at detector sampling, at the origin of the field."""
+        x, y = self.origin
+        return self.stamp(float(round(x)), float(round(y)), size)
+
+    @cached_property
+    def moments(self) -> tuple[float, float, float]:
+        """Half-maximum width along the major axis, along the minor axis (pix) and position angle (deg).
+
+        Second moments of the samples above half the peak: a uniform ellipse of semi-axis a has variance
+        a^2 / 4. The sub-sample area of the contour fixes the scale.
+        """
+        s = self.oversample
+        fine = 4 if s >= 3 else 8
+        table = self.cube[0]
+        c, reach = table.shape[0] // 2, int(np.ceil(6 * s + 4 * self.rough_fwhm * s))
+        cut = table[max(c - reach, 0) : c + reach + 1, max(c - reach, 0) : c + reach + 1]
+        big = zoom(
+            cut, ((cut.shape[0] - 1) * fine + 1) / cut.shape[0], order=3, mode="nearest", grid_mode=False
+        )
+        above = big > big.max() / 2
+        v, u = np.nonzero(above)
+        cxx, cyy, cxy = np.var(u), np.var(v), np.mean((u - u.mean()) * (v - v.mean()))
+        root = np.hypot((cxx - cyy) / 2, cxy)
+        major, minor = (cxx + cyy) / 2 + root, max((cxx + cyy) / 2 - root, 1e-6)
+        unit = s * fine
+        angle = 0.5 * np.degrees(np.arctan2(2 * cxy, cxx - cyy))
+        return 4 * np.sqrt(major) / unit, 4 * np.sqrt(minor) / unit, float(angle)
+
+    @cached_property
+    def rough_fwhm(self) -> float:
+        """Width from the number of samples above half the peak (pix)."""
+        table = self.cube[0]
+        return float(2 * np.sqrt(np.sum(table > table.max() / 2) / np.pi) / self.oversample)
+
+    @cached_property
+    def fwhm(self) -> float:
+        """Full width at half maximum, geometric mean of both axes (pix)."""
+        major, minor, _ = self.moments
+        return float(np.sqrt(major * minor))
+
+    @property
+    def ellipticity(self) -> float:
+        """1 - minor / major axis of the half-maximum contour."""
+        major, minor, _ = self.moments
+        return float(1 - minor / major)
+
+    @property
+    def position_angle(self) -> float:
+        """Angle of the major axis from the x axis towards y (deg)."""
+        return self.moments[2]
+
+    @cached_property
+    def n_eff(self) -> float:
+        """Effective area 1 / sum(P^2) (pix)."""
+        return float(1 / np.sum(self.native().astype(np.float64) ** 2))
+
+    @cached_property
+    def envelope(self) -> F64:
+        """Largest absolute value of the PSF at or beyond each whole-pixel radius, (radius + 1,).
+
+        The azimuthal maximum and not the mean, so that spikes count.
+        """
+        table = np.abs(self.cube).max(axis=0)
+        yy, xx = np.indices(table.shape) - table.shape[0] // 2
+        ring = np.minimum(np.hypot(xx, yy) / self.oversample, self.radius).astype(int)
+        peak = np.zeros(self.radius + 1)
+        np.maximum.at(peak, ring.ravel(), table.ravel())
+        return np.maximum.accumulate(peak[::-1])[::-1]
+
+    def half_sizes(self, flux: NDArray[Any], level: float | NDArray[Any], smallest: int) -> NDArray[np.int64]:
+        """Return the stamp half widths beyond which stars of the given fluxes fall below `level`.
+
+        Parameters
+        ----------
+        flux : ndarray (n,)
+            Fluxes (image unit).
+        level : float or ndarray (n,)
+            Surface brightness that may be neglected (image unit per pixel).
+        smallest : int
+            Least half width (pix).
+        """
+        with np.errstate(divide="ignore"):
+            relative = np.asarray(level) / np.maximum(np.abs(flux), 1e-300)
+        reach = np.searchsorted(-self.envelope, -relative * np.ones(np.shape(flux)))
+        return np.asarray(np.clip(reach, min(smallest, self.radius), self.radius), np.int64)
+
+    def centroid(self) -> tuple[float, float]:
+        """Return the centroid (x, y) of the core, plane 0, relative to the middle sample (pix).
+
+        A Gaussian window of the PSF's own width, moved until it sits on the centroid (Bertin's windowed
+        position), so that wings and noise far out do not matter.
+        """
+        s, middle = self.oversample, self.cube.shape[1] // 2
+        half = min(int(np.ceil(2.5 * self.fwhm * s)), middle)
+        table = self.cube[0, middle - half : middle + half + 1, middle - half : middle + half + 1]
+        grid = np.arange(-half, half + 1) / s
+        xx, yy = np.meshgrid(grid, grid)
+        sigma2 = (self.fwhm / 2.3548) ** 2
+        x = y = 0.0
+        for _ in range(50):
+            window = np.exp(-0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / sigma2) * np.maximum(table, 0)
+            total = window.sum()
+            step_x, step_y = np.sum(window * (xx - x)) / total, np.sum(window * (yy - y)) / total
+            x, y = x + 2 * step_x, y + 2 * step_y
+            if np.hypot(step_x, step_y) < 1e-6:
+                break
+        return float(x), float(y)
+
+    def recentred(self) -> tuple["EPSF", tuple[float, float]]:
+        """Return the PSF shifted so that its core is centred, and the centroid (x, y) it had (pix)."""
+        x, y = self.centroid()
+        step = (0.0, -y * self.oversample, -x * self.oversample)
+        moved = shift(self.cube, step, order=3, mode="constant") if np.hypot(x, y) > 1e-5 else self.cube
+        total = moved[0].sum() / self.oversample**2
+        return self.with_cube(moved / total), (x, y)
+
+    def with_cube(self, cube: F64) -> "EPSF":
+        """Return the same PSF with another table."""
+        return replace(self, cube=cube)

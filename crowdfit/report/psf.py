@@ -1,0 +1,126 @@
+"""The PSF as pictures: core, wings, and profile with the light it encloses."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from crowdfit.frame import Frame
+from crowdfit.psf.epsf import EPSF
+from crowdfit.report import canvas, images, pixels
+from crowdfit.report.canvas import Picture
+from crowdfit.report.images import Scale
+
+F64 = NDArray[np.float64]
+
+DECADES = 6
+"""Range of the logarithmic pictures, in powers of ten below the peak."""
+
+
+def psf_pictures(frame: Frame) -> list[Picture]:
+    """Return core, wings and profile of the PSF at the middle of the field."""
+    ny, nx = frame.exposure.shape
+    psf = frame.psf.at((nx - 1) / 2, (ny - 1) / 2)
+    table = psf.cube[0] / psf.cube[0].max()
+    return [_core(psf, table), _wings(psf, table), _profile(psf, table)]
+
+
+def shape_text(psf: EPSF) -> str:
+    """Return ellipticity and, where it means something, position angle (from the x axis towards y)."""
+    text = f"ellipticity {psf.ellipticity:.3f}"
+    return text if psf.ellipticity < 0.01 else f"{text}, position angle {psf.position_angle % 180:.0f} deg"
+
+
+def _offsets(psf: EPSF, n: int) -> F64:
+    """Return the positions of `n` central samples from the centre (pix)."""
+    return np.asarray((np.arange(n) - n // 2) / psf.oversample)
+
+
+def _crop(table: F64, half: int) -> F64:
+    centre = table.shape[0] // 2
+    half = min(half, centre)
+    return table[centre - half : centre + half + 1, centre - half : centre + half + 1]
+
+
+def _panel(psf: EPSF, cut: F64, scale: Scale, title: str) -> tuple[Figure, Axes]:
+    reach = cut.shape[0] / 2 / psf.oversample
+    figure, axes = images.exact_axes(cut.shape, long_side=2.2)
+    images.show(axes, cut, (-reach, reach, -reach, reach), scale)
+    axes.set(title=title, xlabel="offset in x (pix)", ylabel="offset in y (pix)")
+    images.add_bar(figure, axes, scale)
+    return figure, axes
+
+
+def _core(psf: EPSF, table: F64) -> Picture:
+    cut = _crop(table, int(np.ceil(max(1.8 * psf.fwhm, 3) * psf.oversample)))
+    scale = Scale(
+        Normalize(0, 1, clip=True), images.with_masked("gray_r"), np.linspace(0, 1, 6), "value / peak"
+    )
+    figure, axes = _panel(psf, cut, scale, "Core, linear")
+    offsets = _offsets(psf, len(cut))
+    axes.contour(offsets, offsets, cut, levels=[0.5], colors=[canvas.ORANGE], linewidths=1.3)
+    width = f"FWHM {psf.fwhm:.2f} pix, {shape_text(psf)}"
+    caption = (
+        f"The line is the contour of half maximum: {width}. "
+        f"{psf.oversample} sample{'s' if psf.oversample > 1 else ''} per pixel."
+    )
+    return canvas.finish(figure, "psf-core", f"Core of the PSF: {width}.", caption, canvas.image_palette())
+
+
+def _wings(psf: EPSF, table: F64) -> Picture:
+    factor = pixels.block_factor(table.shape)
+    table = table[::factor, ::factor]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decades = np.log10(np.where(table > 0, table, np.nan))
+    ticks = np.arange(-DECADES, 1, dtype=float)
+    scale = Scale(
+        Normalize(-DECADES, 0, clip=True), images.with_masked("gray_r"), ticks, "log10 of value / peak"
+    )
+    figure, _ = _panel(psf, decades, scale, "Wings, logarithmic")
+    caption = (
+        "The whole table. Wings should fall smoothly, without a step where the measured core meets them; "
+        "samples in the colour of masked pixels are zero or negative."
+    )
+    return canvas.finish(figure, "psf-wings", "Logarithm of the whole PSF.", caption, canvas.image_palette())
+
+
+def _profile(psf: EPSF, table: F64) -> Picture:
+    offsets = _offsets(psf, len(table))
+    radius = np.hypot(offsets[:, None], offsets[None, :]).ravel()
+    order = np.argsort(radius, kind="stable")
+    radius, values = radius[order], table.ravel()[order]
+    enclosed = np.cumsum(values) / values.sum()
+    step = max(1, len(values) // 20_000)
+    inner = radius < 4 * psf.fwhm
+    keep = inner | (np.arange(len(values)) % step == 0)
+    figure = canvas.new_figure(3.7, 3.17)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
+    upper.plot(radius[keep], values[keep], ".", color=canvas.BLUE, ms=1.2, alpha=0.35, mew=0, rasterized=True)
+    upper.plot(*_ring_means(radius, values), color=canvas.INK, lw=1, label="mean of ring")
+    upper.axvline(psf.fwhm / 2, color=canvas.ORANGE, lw=1, label="half of FWHM")
+    upper.set(
+        yscale="log", ylim=(10.0**-DECADES, 2), ylabel="value / peak", title="Profile and enclosed light"
+    )
+    lower.plot(radius, enclosed, color=canvas.INK, lw=1)
+    lower.set(ylim=(0, 1.04), xlim=(0.0, psf.radius), xlabel="radius (pix)", ylabel="enclosed light")
+    for axes in (upper, lower):
+        axes.grid(visible=True)
+    upper.legend(loc="upper right")
+    figure.tight_layout()
+    half, most = (float(np.interp(share, enclosed, radius)) for share in (0.5, 0.9))
+    caption = (
+        f"Every sample against its distance from the centre. Half of the light falls within {half:.2f} pix "
+        f"and 90 % within {most:.2f} pix; fluxes refer to the sum out to {psf.radius} pix."
+    )
+    return canvas.finish(
+        figure, "psf-profile", "Radial profile of the PSF and enclosed light by radius.", caption
+    )
+
+
+def _ring_means(radius: F64, values: F64, width: float = 0.5) -> tuple[F64, F64]:
+    """Return mean radius and mean value in rings of `width` pixels, NaN where the mean is not positive."""
+    ring = (radius / width + 0.5).astype(int)
+    count = np.maximum(np.bincount(ring), 1)
+    mean = np.bincount(ring, values) / count
+    return np.bincount(ring, radius) / count, np.where(mean > 0, mean, np.nan)

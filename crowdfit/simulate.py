@@ -1,0 +1,269 @@
+"""Synthetic star fields with known truth, for tests, benchmarks, the demo and planning.
+
+A `Scene` says what is in the sky and what the detector does to it; `simulate` draws it, with the finely
+integrated PSFs of `crowdfit.psf.truth`.
+
+Data-quality values of the result: 0 good, 1 bad (garbage value or dead column), 2 saturated.
+"""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+import crowdfit
+from crowdfit.exposure import Exposure
+from crowdfit.io.atomic import atomic_path
+from crowdfit.psf import truth
+from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.readers import read_psf_image
+from crowdfit.psf.truth import Profile
+from crowdfit.render import render
+from crowdfit.scene import CARDS, SCENES, Cluster, Scene, describe, named_scene
+
+__all__ = [
+    "CARDS",
+    "DQ_BAD",
+    "DQ_SATURATED",
+    "SCENES",
+    "Cluster",
+    "Scene",
+    "Simulated",
+    "draw_stars",
+    "named_scene",
+    "simulate",
+    "sky_plane",
+    "true_psf",
+]
+
+log = logging.getLogger(__name__)
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+DQ_BAD: Final = 1
+DQ_SATURATED: Final = 2
+NEGLIGIBLE: Final = 0.05
+"""The table of the PSF ends where the brightest star falls below this, in units of sky and read noise."""
+MIN_REACH: Final = 8.0
+"""Least half width of that table (FWHM)."""
+MAX_RADIUS: Final = 150
+"""Largest half width of the PSF table (pix)."""
+HALO_BETA: Final = 2.0
+"""Moffat exponent of the wide halo; the r^-4 surface brightness is between r^-2 and r^-6 of real wings."""
+GARBAGE: Final = (np.nan, 1e8, 0.0)
+"""What bad pixels hold, one third of them each."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simulated:
+    """A simulated image and the truth behind it.
+
+    Parameters
+    ----------
+    scene : Scene
+        What was asked for.
+    psf : EPSF
+        The true PSF, pixel response included.
+    fwhm : float
+        `Scene.fwhm`, or the measured one of a PSF given as an array (pix).
+    data : ndarray (ny, nx) float32
+        The image: sky, stars, noise, saturation and bad pixels.
+    err : ndarray (ny, nx) float32
+        Standard deviation of the noiseless image, stars included.
+    dq : ndarray (ny, nx) uint32
+        0 good, 1 bad, 2 saturated; bits add.
+    sky, model : ndarray (ny, nx) float32
+        Noiseless sky and noiseless stars.
+    truth : astropy.table.Table
+        `x`, `y` (pix, 0-based pixel centres) and `flux` (image unit) of every star.
+    """
+
+    scene: Scene
+    psf: EPSF
+    fwhm: float
+    data: F32
+    err: F32
+    dq: NDArray[np.uint32]
+    sky: F32
+    model: F32
+    truth: Table
+
+    @property
+    def exposure(self) -> Exposure:
+        """The image as the fitter takes it, with the true sky and read noise."""
+        scene = self.scene
+        variance = self.sky / scene.gain + (scene.read_noise / scene.gain) ** 2
+        ivar = np.where(self.dq == 0, 1 / variance, 0)
+        saturated = (self.dq & DQ_SATURATED) > 0
+        return Exposure.of(self.data, ivar, self.dq, saturated=saturated, gain=scene.gain, name="simulated")
+
+    def write(self, path: str | Path) -> Path:
+        """Write SCI, ERR, DQ and TRUTH extensions, with the scene in the primary header.
+
+        Parameters
+        ----------
+        path : path
+            FITS file; replaced when it is there, and complete or not written at all.
+        """
+        path = Path(path)
+        hdus = fits.HDUList(
+            [
+                fits.PrimaryHDU(header=self._header()),
+                fits.ImageHDU(self.data, name="SCI"),
+                fits.ImageHDU(self.err, name="ERR"),
+                fits.ImageHDU(self.dq.astype(np.int32), name="DQ"),
+                fits.table_to_hdu(self.truth, name="TRUTH"),
+            ]
+        )
+        with atomic_path(path) as temporary:
+            hdus.writeto(temporary, overwrite=True)
+        return path
+
+    def _header(self) -> fits.Header:
+        header = fits.Header()
+        header["ORIGIN"] = f"crowdfit {crowdfit.__version__}"
+        header["OBJECT"] = "simulated star field"
+        header["BUNIT"] = "adu"
+        header["FWHM"] = (self.fwhm, "of the true PSF (pix)")
+        header["NTRUTH"] = (len(self.truth), "stars in TRUTH")
+        for field in dataclasses.fields(Scene):
+            value = getattr(self.scene, field.name)
+            if value is None or value == () or field.name == "fwhm":
+                continue
+            if field.name == "clusters":
+                value = json.dumps([dataclasses.asdict(cluster) for cluster in value])
+            header[CARDS[field.name]] = value
+            if not isinstance(value, str):
+                header.comments[CARDS[field.name]] = describe(field.name)
+        return header
+
+
+def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
+    """Draw a scene.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to draw. Equal scenes give equal images.
+    psf : EPSF, optional
+        Used instead of the PSF that the scene describes.
+
+    Returns
+    -------
+    Simulated
+    """
+    places, fluxes, photons, defects = np.random.default_rng(scene.seed).spawn(4)
+    fwhm = scene.fwhm
+    if psf is None and scene.psf_file is not None:
+        psf = read_psf_image(scene.psf_file)
+    if psf is None:
+        psf = true_psf(scene)
+    else:
+        fwhm = psf.fwhm
+    stars = draw_stars(scene, places, fluxes)
+    # every star on the full table: the cut wings of the faint ones would add up to a hole in the sky
+    model = render(psf, stars["x"], stars["y"], stars["flux"], (scene.ny, scene.nx))
+    sky = sky_plane(scene)
+    expected = (sky + model).astype(np.float64)
+    data, dq = _expose(scene, expected, photons, defects)
+    err = np.sqrt(expected / scene.gain + (scene.read_noise / scene.gain) ** 2).astype(np.float32)
+    log.info("simulated %d stars on %d x %d pixels, FWHM %.2f", len(stars), scene.ny, scene.nx, fwhm)
+    return Simulated(scene, psf, fwhm, data, err, dq, sky, model, stars)
+
+
+def draw_stars(scene: Scene, places: np.random.Generator, fluxes: np.random.Generator) -> Table:
+    """Return `x`, `y` (pix) and `flux` (image unit) of the field and cluster stars.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to draw.
+    places, fluxes : numpy.random.Generator
+        Sources of the positions and of the fluxes.
+    """
+    low = -0.5 - scene.margin
+    x = places.uniform(low, scene.nx - 0.5 + scene.margin, scene.n_stars)
+    y = places.uniform(low, scene.ny - 0.5 + scene.margin, scene.n_stars)
+    for cluster in scene.clusters:
+        members = _draw_cluster(scene, cluster, places)
+        x, y = np.append(x, members[0]), np.append(y, members[1])
+    bright, faint = scene.flux_max**-scene.slope, scene.flux_min**-scene.slope
+    flux = (faint + fluxes.uniform(size=len(x)) * (bright - faint)) ** (-1 / scene.slope)
+    return Table({"x": x, "y": y, "flux": flux}, units={"x": "pix", "y": "pix"})
+
+
+def _draw_cluster(scene: Scene, cluster: Cluster, rng: np.random.Generator) -> F64:
+    """Return x, y of the members, (2, n); those drawn outside the frame and margin are drawn again."""
+    radius = np.linspace(0, cluster.concentration, 4000)
+    edge = 1 / np.hypot(1, cluster.concentration)
+    density = (1 / np.hypot(1, radius) - edge) ** 2 * radius
+    inside = np.append(0, np.cumsum(density[1:] + density[:-1]))
+    inside /= inside[-1]
+    low, high = -0.5 - scene.margin, np.array([[scene.nx], [scene.ny]]) - 0.5 + scene.margin
+    members = np.empty((2, 0))
+    while members.shape[1] < cluster.n_stars:
+        r = cluster.core_radius * np.interp(rng.uniform(size=cluster.n_stars), inside, radius)
+        phi = rng.uniform(0, 2 * np.pi, cluster.n_stars)
+        drawn = np.stack([cluster.x + r * np.cos(phi), cluster.y + r * np.sin(phi)])
+        members = np.append(members, drawn[:, ((drawn > low) & (drawn < high)).all(axis=0)], axis=1)
+    return members[:, : cluster.n_stars]
+
+
+def sky_plane(scene: Scene) -> F32:
+    """Return the noiseless sky, a tilted plane, (ny, nx) in image units."""
+    angle = np.radians(scene.sky_angle)
+    yy, xx = np.mgrid[: scene.ny, : scene.nx]
+    along = xx * np.cos(angle) + yy * np.sin(angle)
+    tilt = (along - along.mean()) / np.ptp(along)
+    return np.asarray(scene.sky * (1 + scene.sky_gradient * tilt), np.float32)
+
+
+def _expose(
+    scene: Scene, expected: F64, photons: np.random.Generator, defects: np.random.Generator
+) -> tuple[F32, NDArray[np.uint32]]:
+    """Return the image with noise, saturation and bad pixels, and its data quality."""
+    data = photons.poisson(expected * scene.gain) / scene.gain
+    data += photons.normal(0, scene.read_noise / scene.gain, data.shape)
+    dq = np.zeros(data.shape, np.uint32)
+    if scene.saturation is not None:
+        full = data >= scene.saturation
+        data[full] = scene.saturation
+        dq[full] |= DQ_SATURATED
+    bad = defects.uniform(size=data.shape) < scene.bad_pixels
+    data[bad] = np.array(GARBAGE)[np.arange(bad.sum()) % len(GARBAGE)]
+    dead = defects.choice(scene.nx, scene.dead_columns, replace=False)
+    bad[:, dead] = True
+    data[:, dead] = 0
+    dq[bad] |= DQ_BAD
+    return data.astype(np.float32), dq
+
+
+def true_psf(scene: Scene) -> EPSF:
+    """Return the PSF that a scene describes, as wide as its brightest star stands out of the noise."""
+    profile = _profile(scene)
+    radius = np.arange(0, MAX_RADIUS, 0.1)
+    envelope = np.maximum.accumulate(profile(radius)[::-1])[::-1]
+    seen = 0.1 * np.count_nonzero(envelope * scene.flux_max > NEGLIGIBLE * scene.noise)
+    reach = max(seen / np.sqrt(1 - scene.ellipticity), MIN_REACH * scene.fwhm)
+    half = min(int(np.ceil(reach)) + 1, MAX_RADIUS)
+    return truth.integrated(profile, half, scene.ellipticity, scene.angle)
+
+
+def _profile(scene: Scene) -> Profile:
+    """Return the surface brightness of the PSF, halo included, for unit flux."""
+    core = {
+        "gaussian": lambda: truth.gaussian(scene.fwhm),
+        "moffat": lambda: truth.moffat(scene.fwhm, scene.beta),
+        "airy": lambda: truth.airy(scene.fwhm, scene.obscuration),
+    }[scene.psf]()
+    if scene.wing_fraction == 0:
+        return core
+    halo = truth.moffat(scene.fwhm * scene.wing_scale, HALO_BETA)
+    return lambda r: (1 - scene.wing_fraction) * core(r) + scene.wing_fraction * halo(r)

@@ -1,0 +1,1 @@
+"""The steps of one pass: frozen, validated dataclasses whose fields are their configuration."""

@@ -1,0 +1,347 @@
+"""New sources on the residual: what is brighter than noise and model error allow, and is not a wing.
+
+Four stages answer the same question. `score` asks how much a new star would improve the fit once its
+neighbours readjust; `crowdsource` compares residual and model at the peak; `sep` extracts and deblends;
+`none` looks for nothing (forced photometry). All thresholds are in sigma or FWHM.
+"""
+
+from typing import Literal
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy.ndimage import binary_dilation
+
+from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
+from crowdfit._kernels.score import score_peaks
+from crowdfit.errors import InputError
+from crowdfit.exposure import Image, Mask
+from crowdfit.frame import Frame, Frames
+from crowdfit.neighbours import build_grid
+from crowdfit.sources import Sources
+from crowdfit.stages.base import STRICT, Schedule, by_pass
+from crowdfit.stages.solve import shift_prior
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+FILTER_RADIUS = 1.5
+"""Half width of the matched filter (FWHM); holds over 99 % of the sum of P^2 for Gaussian and Moffat."""
+
+
+def filter_kernel(frame: Frame) -> F64:
+    """Return the central stamp of the PSF at the middle of the image, for correlation."""
+    half = max(int(np.ceil(FILTER_RADIUS * frame.psf.fwhm)), 1)
+    ny, nx = frame.exposure.shape
+    return frame.psf.stamp(nx // 2, ny // 2, 2 * half + 1).astype(np.float64)
+
+
+def matched_filter(image: Image, ivar: Image, psf: F64) -> Image:
+    """Return the PSF-matched significance, ``conv(I W, P) / sqrt(conv(W, P^2))``, 0 without usable pixels."""
+    top, norm = np.empty_like(image), np.empty_like(image)
+    correlate(image * ivar, psf, top)
+    correlate(ivar, psf**2, norm)
+    floor = 1e-4 * float(norm.max(initial=0.0))
+    return np.where(norm > floor, top / np.sqrt(np.maximum(norm, max(floor, 1e-38))), np.float32(0))
+
+
+def significance(frame: Frame) -> Image:
+    """Return the PSF-matched significance of the residual of a frame (sigma), noise without model error."""
+    return matched_filter(frame.resid, frame.fit_ivar, filter_kernel(frame))
+
+
+def model_error(frame: Frame, least: float = 0.0) -> float:
+    """Return the fractional error of the model: scatter of resid / model beyond noise, where the model is bright.
+
+    Taken over pixels whose model exceeds 20 sigma; `least` when there are fewer than 100 of them.
+    """
+    noise = 1 / np.sqrt(np.where(frame.fit_ivar > 0, frame.fit_ivar, np.inf))
+    bright = (frame.model > 20 * noise) & frame.exposure.good
+    if np.count_nonzero(bright) < 100:
+        return least
+    model = frame.model[bright]
+    scatter = 1.4826 * np.median(np.abs(frame.resid[bright]) / model)
+    floor = np.median(noise[bright] / model)
+    return float(np.sqrt(max(scatter**2 - floor**2, least**2)))
+
+
+def softened_ivar(frame: Frame, error: float) -> Image:
+    """Return the inverse variance with the model error added, ``1 / (var + (error model)^2)``."""
+    extra = np.float32(error) * frame.model
+    return np.asarray(frame.fit_ivar / (1 + frame.fit_ivar * extra * extra), np.float32)
+
+
+def local_scatter(frame: Frame, signif: Image) -> Image:
+    """Return the clipped scatter of a significance map over cells of 16 FWHM, at least 1 (P023)."""
+    size = int(np.clip(16 * frame.psf.fwhm, 8, min(signif.shape)))
+    cells = sep.Background(np.ascontiguousarray(signif), mask=~frame.exposure.good, bw=size, bh=size)
+    return np.maximum(np.asarray(cells.rms(), np.float32), np.float32(1))
+
+
+def peaks_above(image: Image, usable: Mask, threshold: float) -> tuple[I64, I64]:
+    """Return rows and columns of the local maxima of `image` above `threshold` on usable pixels."""
+    rows, cols = np.empty(image.size // 4 + 1, np.int64), np.empty(image.size // 4 + 1, np.int64)
+    n = min(find_peaks(image, usable, threshold, rows, cols), len(rows))
+    return rows[:n].copy(), cols[:n].copy()
+
+
+def refined(image: Image, rows: I64, cols: I64) -> tuple[F64, F64]:
+    """Return sub-pixel positions (x, y) of peaks."""
+    x, y = np.empty(len(rows)), np.empty(len(rows))
+    refine_peaks(image, rows, cols, x, y)
+    return x, y
+
+
+def strongest_first(
+    x: F64, y: F64, strength: F64, radius: float, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return which peaks survive when each removes all weaker ones within `radius` pixels."""
+    keep = np.zeros(len(x), bool)
+    grid = build_grid(x, y, shape, cell=max(int(np.ceil(radius)), 1))
+    columns, rows = int(grid.start[-1]), (len(grid.start) - 2) // int(grid.start[-1])
+    column = np.clip(x // grid.cell, 0, columns - 1).astype(int)
+    row = np.clip(y // grid.cell, 0, rows - 1).astype(int)
+    for i in np.argsort(-strength, kind="stable"):
+        near: list[int] = []
+        for r in range(max(row[i] - 1, 0), min(row[i] + 2, rows)):
+            lo, hi = r * columns + max(column[i] - 1, 0), r * columns + min(column[i] + 1, columns - 1)
+            near.extend(grid.members[grid.start[lo] : grid.start[hi + 1]])
+        taken = np.array([j for j in near if keep[j]], int)
+        keep[i] = not np.any((x[taken] - x[i]) ** 2 + (y[taken] - y[i]) ** 2 < radius**2)
+    return keep
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScoreDetect:
+    """Accept a peak when a star there would improve chi^2 enough after its neighbours readjust.
+
+    The score test of `crowdfit._kernels.score`: flux and shifts of the stars nearby enter with the priors of
+    the solve. It refuses by itself on top of a known star, with no ratio to tune (algorithm.md, section 4c).
+    """
+
+    kind: Literal["score"] = "score"
+    nsigma: Schedule = Field(
+        default=(10.0, 10.0, 4.0),
+        min_length=1,
+        description="threshold by pass, in sigma; the last value repeats",
+    )
+    candidate: float = Field(
+        default=0.5, gt=0, le=1, description="peaks above this fraction of the threshold are tested"
+    )
+    least_information: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="refuse when neighbours leave less than this share of the information",
+    )
+    spacing: float = Field(
+        default=0.8, ge=0, description="of two new stars closer than this the weaker waits, in FWHM"
+    )
+    reach: float = Field(default=2.0, gt=0, description="neighbours up to this distance readjust, in FWHM")
+    neighbours: int = Field(default=12, ge=1, le=40, description="most neighbours that readjust")
+    window: float = Field(default=1.5, gt=0, description="half width of the window of the test, in FWHM")
+    local_sky: bool = Field(
+        default=False,
+        description="let a constant under the window vary too: for nebulosity, where sky is not smooth",
+    )
+    local_noise: bool = Field(
+        default=False,
+        description="raise the threshold where the significance map scatters by more than 1: no model follows it",
+    )
+    model_error: float | None = Field(
+        default=None,
+        ge=0,
+        description="fractional error of the model added to the noise; null measures it in every pass",
+    )
+    shift_sigma: float = Field(default=0.15, gt=0, description="prior on the shifts of neighbours, in FWHM/3")
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
+        """Return the new stars, with start fluxes."""
+        (frame,) = frames
+        nsigma = by_pass(self.nsigma, pass_no)
+        error = model_error(frame, 0.005) if self.model_error is None else self.model_error
+        ivar = softened_ivar(frame, error)
+        signif = matched_filter(frame.resid, ivar, filter_kernel(frame))
+        rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
+        x, y = refined(signif, rows, cols)
+        score = self._score(frame, sources, np.sqrt(ivar), x, y)
+        limit = nsigma * (local_scatter(frame, signif)[rows, cols] if self.local_noise else 1.0)
+        good = (score[:, 0] > limit**2) & (score[:, 2] > self.least_information)
+        x, y, score = x[good], y[good], score[good]
+        first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
+        return Sources.at(x[first], y[first], score[first, 1], pass_no=pass_no)
+
+    def _score(self, frame: Frame, sources: Sources, root: Image, x: F64, y: F64) -> F64:
+        psf, result = frame.psf, np.zeros((len(x), 3))
+        grid = build_grid(sources.x, sources.y, frame.exposure.shape)
+        prior = shift_prior(frame, sources.flux, self.shift_sigma * psf.fwhm / 3)
+        half = psf.window(self.window)
+        reach = min(self.reach * psf.fwhm, psf.support - half - 1)
+        score_peaks(
+            psf.coef, x, y, psf.basis(x, y), half, sources.x, sources.y, psf.basis(sources.x, sources.y), prior,
+            reach, self.neighbours, self.local_sky, grid, root, frame.resid, result,
+        )  # fmt: skip
+        return result
+
+
+def allowed_pixels(frame: Frame, pass_no: int, least_qf: float = 0.3) -> Mask:
+    """Return where a peak may lie: on usable pixels, and on masked ones under enough usable PSF (C010-C012).
+
+    A star on a dead column is seen on both sides of it; in a saturated blob little of the PSF is left, and
+    only the first pass may put its one star there.
+    """
+    good = frame.exposure.good
+    if good.all():
+        return good
+    psf, share = filter_kernel(frame), np.empty(good.shape, np.float32)
+    correlate(good.astype(np.float32), psf / psf.sum(), share)
+    allowed = good | (share > least_qf)
+    return allowed | frame.exposure.saturated if pass_no == 0 else allowed
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CrowdsourceDetect:
+    """crowdsource's acceptance rules: the ratios of its code, or the bright and faint peaks of its README.
+
+    With a = residual / model, b = pixel S/N / model significance, c = residual / model significance at the
+    peak, `rule: code` accepts ``c > 2B or (a > B and b > B/4 and c > B)`` with B = `blend`. `rule: readme`
+    is C008-C015: bright peaks by single-pixel S/N, faint ones by significance, mask edges apart.
+    """
+
+    kind: Literal["crowdsource"] = "crowdsource"
+    rule: Literal["code", "readme"] = Field(default="code", description="which of the two published rules")
+    nsigma: Schedule = Field(default=(5.0,), min_length=1, description="threshold by pass, in sigma")
+    bright: float = Field(
+        default=5 / 0.3, gt=0, description="single-pixel S/N of a bright peak (readme rule)"
+    )
+    blend: Schedule = Field(default=(2.0, 2.0, 0.2), min_length=1, description="B of the code rule by pass")
+    least_significance_ratio: float = Field(
+        default=0.2, ge=0, description="C013: significance over model significance"
+    )
+    least_flux_ratio: float = Field(default=0.1, ge=0, description="C014: pixel flux over model flux")
+    least_pixel_ratio: float = Field(default=0.4, ge=0, description="C014: pixel S/N over model significance")
+    spacing: float = Field(
+        default=0.36, ge=0, description="refuse peaks closer than this to a source, in FWHM (1.5 px at 4.2)"
+    )
+    model_error: float = Field(
+        default=0.0, ge=0, description="fractional error of the model added to the noise"
+    )
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
+        """Return the new stars, with start fluxes."""
+        (frame,) = frames
+        psf = filter_kernel(frame)
+        ivar = softened_ivar(frame, self.model_error)
+        signif = matched_filter(frame.resid, ivar, psf)
+        known = matched_filter(frame.model, ivar, psf)
+        rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), by_pass(self.nsigma, pass_no))
+        at = (rows, cols)
+        c = signif[at] / np.maximum(known[at], 0.01)
+        a = frame.resid[at] / np.maximum(frame.model[at], 0.01 * frame.noise)
+        pixel = frame.resid[at] * np.sqrt(ivar[at])
+        b = pixel / np.maximum(known[at], 0.01)
+        if self.rule == "code":
+            limit = by_pass(self.blend, pass_no)
+            good = (c > 2 * limit) | ((a > limit) & (b > limit / 4) & (c > limit))
+        else:
+            good = self._readme(frame, rows, cols, pixel, pass_no) & (c > self.least_significance_ratio)
+            # a masked pixel has no value to compare: C012 has let it pass or not
+            unseen = ~frame.exposure.good[at]
+            good &= unseen | ((a > self.least_flux_ratio) & (b > self.least_pixel_ratio))
+        x, y = refined(signif, rows[good], cols[good])
+        flux = signif[at][good] * frame.isolated_error(np.zeros(1))
+        apart = far_from(sources, x, y, self.spacing * frame.psf.fwhm)
+        return Sources.at(x[apart], y[apart], flux[apart], pass_no=pass_no)
+
+    def _readme(self, frame: Frame, rows: I64, cols: I64, pixel: NDArray[np.float32], pass_no: int) -> Mask:
+        """Return which peaks are bright ones off mask edges, or faint ones that should be faint (C008-C012)."""
+        masked = ~frame.exposure.good
+        edge = binary_dilation(masked)[rows, cols]
+        bright = (pixel > self.bright) & ~edge
+        centre_ok = ~masked[rows, cols] | (pass_no == 0) | edge
+        return bright | ((pixel <= self.bright) & centre_ok)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SepDetect:
+    """SEP's extraction with multi-threshold deblending on the residual."""
+
+    kind: Literal["sep"] = "sep"
+    nsigma: Schedule = Field(
+        default=(10.0, 5.0, 1.5),
+        min_length=1,
+        description="threshold on the filtered residual by pass, in sigma",
+    )
+    min_area: int = Field(default=3, ge=1, description="least number of connected pixels")
+    deblend_levels: int = Field(default=32, ge=1, description="thresholds of the deblending")
+    deblend_contrast: float = Field(
+        default=1e-4, ge=0, le=1, description="least share of flux of a branch; 1 turns deblending off"
+    )
+    spacing: float = Field(
+        default=0.5, ge=0, description="refuse peaks closer than this to a source, in FWHM"
+    )
+    model_error: float = Field(
+        default=0.01, ge=0, description="fractional error of the model added to the noise"
+    )
+    sub_objects: int = Field(
+        default=200_000, ge=1024, description="SEP's limit of sub-objects while deblending one blend"
+    )
+    pixel_stack: int = Field(default=5_000_000, ge=300_000, description="SEP's limit of active pixels")
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
+        """Return the new stars, with start fluxes.
+
+        Raises
+        ------
+        InputError
+            SEP's buffers overflow; the message says which limit to raise.
+        """
+        (frame,) = frames
+        ivar = softened_ivar(frame, self.model_error)
+        err = 1 / np.sqrt(np.where(ivar > 0, ivar, 1.0)).astype(np.float32)
+        kernel = filter_kernel(frame)
+        sep.set_sub_object_limit(self.sub_objects)
+        sep.set_extract_pixstack(self.pixel_stack)
+        # no cleaning: it compares raw with matched-filter thresholds and so drops isolated stars
+        try:
+            found = sep.extract(
+                frame.resid, by_pass(self.nsigma, pass_no), err=err, mask=~frame.exposure.good, minarea=self.min_area,
+                filter_kernel=kernel, filter_type="matched", deblend_nthresh=self.deblend_levels,
+                deblend_cont=self.deblend_contrast, clean=False,
+            )  # fmt: skip
+        except Exception as problem:
+            if "overflow" not in str(problem) and "pixel" not in str(problem):
+                raise
+            raise InputError(
+                f"{frame.exposure.name}: SEP ran out of room in a crowded field ({problem}); raise "
+                "detect.sub_objects or detect.pixel_stack, or the threshold detect.nsigma"
+            ) from problem
+        at = (np.asarray(found["ycpeak"], np.int64), np.asarray(found["xcpeak"], np.int64))
+        signif = matched_filter(frame.resid, ivar, kernel)
+        x, y = refined(signif, *at)
+        flux = signif[at] * frame.isolated_error(np.zeros(1))
+        apart = far_from(sources, x, y, self.spacing * frame.psf.fwhm) & (flux > 0)
+        return Sources.at(x[apart], y[apart], flux[apart], pass_no=pass_no)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NoDetect:
+    """Look for nothing: the list given by the user is all there is (forced photometry)."""
+
+    kind: Literal["none"] = "none"
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
+        """Return no stars."""
+        return Sources.empty()
+
+
+def far_from(sources: Sources, x: F64, y: F64, radius: float) -> NDArray[np.bool_]:
+    """Return which positions have no source within `radius` pixels."""
+    from scipy.spatial import cKDTree  # noqa: PLC0415
+
+    if not len(sources) or not len(x):
+        return np.ones(len(x), bool)
+    distance, _ = cKDTree(np.column_stack([sources.x, sources.y])).query(np.column_stack([x, y]))
+    return np.asarray(distance > radius)

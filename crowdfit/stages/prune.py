@@ -1,0 +1,89 @@
+"""Taking out what should not be in the list: the insignificant, the negative, and doubles of one star."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy.spatial import cKDTree
+
+from crowdfit import flags
+from crowdfit.frame import Frames
+from crowdfit.sources import Sources
+from crowdfit.stages.base import STRICT
+
+
+class Pruned(NamedTuple):
+    """What is left, and how many were removed for which reason."""
+
+    sources: Sources
+    removed: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Prune:
+    """Drop faint sources and merge those closer than the merge radius into the brighter one.
+
+    Sources from a list (flag `forced`) and saturated ones are exempt: by flag, never by flux.
+    """
+
+    kind: Literal["significance"] = "significance"
+    nsigma: float = Field(default=4.0, ge=0, description="drop sources with flux / flux_err below this")
+    merge: float = Field(default=0.3, ge=0, description="merge sources closer than this, in FWHM")
+
+    def __call__(self, frames: Frames, sources: Sources) -> Pruned:
+        """Return the remaining sources; fluxes of merged ones are added up."""
+        (frame,) = frames
+        exempt = flags.has(sources.flags, "forced") | flags.has(sources.flags, "saturated")
+        faint = (sources.flux < self.nsigma * sources.flux_err) & ~exempt
+        negative = (sources.flux <= 0) & ~exempt
+        unseen = ~np.isfinite(sources.flux_err) & ~exempt
+        left = sources.take(~(faint | negative | unseen))
+        merged, n_merged = merge_close(left, self.merge * frame.psf.fwhm)
+        removed = {
+            "faint": int(np.sum(faint & ~negative & ~unseen)),
+            "negative": int(np.sum(negative & ~unseen)),
+            "unseen": int(np.sum(unseen)),
+            "merged": n_merged,
+        }
+        return Pruned(merged, removed)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NoPrune:
+    """Keep every source (forced photometry)."""
+
+    kind: Literal["none"] = "none"
+
+    def __call__(self, frames: Frames, sources: Sources) -> Pruned:
+        """Return all sources."""
+        return Pruned(sources, {})
+
+
+def merge_close(sources: Sources, radius: float) -> tuple[Sources, int]:
+    """Return the sources with pairs closer than `radius` (pix) merged, and the number taken away.
+
+    The brighter of a pair stays, gets the other's flux and the flag `merged`; pairs are taken closest first
+    and nothing is merged twice in one call.
+    """
+    if len(sources) < 2 or radius <= 0:
+        return sources, 0
+    pairs = cKDTree(np.column_stack([sources.x, sources.y])).query_pairs(radius, output_type="ndarray")
+    if not len(pairs):
+        return sources, 0
+    a, b = pairs[:, 0], pairs[:, 1]
+    gap = np.hypot(sources.x[a] - sources.x[b], sources.y[a] - sources.y[b])
+    flux, keep = sources.flux.copy(), np.ones(len(sources), bool)
+    merged = np.zeros(len(sources), bool)
+    for k in np.lexsort((b, a, gap)):
+        i, j = (a[k], b[k]) if flux[a[k]] >= flux[b[k]] else (b[k], a[k])
+        if keep[i] and keep[j] and not (merged[i] or merged[j]):
+            keep[j], merged[i] = False, True
+            flux[i] += max(flux[j], 0.0)
+    out = sources.changed(flux=flux, flags=_with_bit(sources.flags, merged))
+    return out.take(keep), int(np.sum(~keep))
+
+
+def _with_bit(values: NDArray[np.uint32], where: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    return np.where(where, values | flags.bit("merged"), values).astype(np.uint32)

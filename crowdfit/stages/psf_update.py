@@ -1,0 +1,274 @@
+"""A better PSF after every pass, from the crowded image itself.
+
+C029-C033 without counts: stars are chosen by significance, isolation and quality of fit; every star that is
+refused is counted with its reason.
+"""
+
+import logging
+from dataclasses import dataclass as plain
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from crowdfit import flags
+from crowdfit._kernels import measure
+from crowdfit.exposure import Image
+from crowdfit.frame import Frame, Frames, PsfQuality
+from crowdfit.psf.empirical import StarPixels, refit, resampled
+from crowdfit.psf.epsf import EPSF
+from crowdfit.sources import Sources
+from crowdfit.stages.base import STRICT, by_pass
+from crowdfit.stages.detect import softened_ivar
+
+log = logging.getLogger(__name__)
+
+
+@plain(frozen=True, eq=False)
+class Choice:
+    """Stars chosen for the PSF: their numbers, how many were refused for which reason, and `core_error`."""
+
+    index: NDArray[np.int64]
+    refused: dict[str, int]
+    core_error: float
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EmpiricalPsf:
+    """Profile and oversampled core refitted to the chosen stars of the frame."""
+
+    kind: Literal["empirical"] = "empirical"
+    first_pass: int = Field(default=0, ge=0, description="first pass that updates the PSF")
+    last_pass: int = Field(default=1000, ge=0, description="last pass that updates the PSF")
+    max_stars: int = Field(default=600, ge=1, description="most stars used")
+    min_stars: int = Field(default=8, ge=1, description="with fewer stars the PSF stays as it is")
+    min_snr: float = Field(default=20.0, gt=0, description="least flux / error of a PSF star")
+    min_fracflux: float = Field(
+        default=0.75, ge=0, le=1, description="least own share of the light; relaxed when stars are few"
+    )
+    min_qf: float = Field(
+        default=0.97,
+        ge=0,
+        le=1,
+        description="least share of the PSF on usable pixels",
+    )
+    max_rchi2: float = Field(
+        default=4.0, gt=0, description="refuse stars fitted worse than this many times the median rchi2"
+    )
+    cells: int = Field(
+        default=4, ge=1, description="field cells per axis; no cell gives more than its share of stars"
+    )
+    max_shift: float = Field(
+        default=0.12,
+        gt=0,
+        description="refuse stars whose cleaned centroid is farther off, in FWHM",
+    )
+    min_contrast: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="refuse stars that lose more than the rest of their flux to a constant",
+    )
+    enough_stars: int = Field(default=30, ge=1, description="with fewer PSF stars the quality report fails")
+    good_error: float = Field(
+        default=0.05, gt=0, description="with a larger core error the quality report fails"
+    )
+    damping: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0, 1.0, 0.6),
+        min_length=1,
+        description="share of the change that is taken, by pass; the last repeats",
+    )
+    max_growth: float = Field(
+        default=1.4,
+        gt=1,
+        description="keep the PSF if its FWHM would differ from the first guess by more than this factor",
+    )
+    least_error: float = Field(
+        default=0.01,
+        ge=0,
+        description="least fractional error of the PSF added to the noise, so that no star rules alone",
+    )
+    neighbour_error: float = Field(
+        default=1.0, ge=0, description="fractional error of the neighbours' light while the PSF is fitted"
+    )
+    max_radius: float = Field(default=25.0, gt=2, description="largest half width of the PSF, in FWHM")
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
+        """Return the frames with the new PSF, and the sources on its scale and centre."""
+        (frame,) = frames
+        if not self.first_pass <= pass_no <= self.last_pass or not len(sources):
+            return frames, sources
+        choice = self.choose(frame, sources)
+        chosen = np.zeros(len(sources), bool)
+        chosen[choice.index] = True
+        quality = self._quality(frame, choice, frame.psf)
+        if len(choice.index) < self.min_stars:
+            return self._keep(
+                frame, sources, quality, f"only {len(choice.index)} PSF stars, {self.min_stars} needed"
+            )
+        psf, scale, centre = self.update(frame, sources.take(choice.index), by_pass(self.damping, pass_no))
+        if flags.has(sources.flags, "forced").all():
+            # positions that are given stay; their common offset belongs to nobody but the list
+            centre = (0.0, 0.0)
+        growth = psf.fwhm / frame.first_fwhm
+        if growth > self.max_growth or growth < 1 / self.max_growth:
+            why = f"its FWHM would be {growth:.2f} times the first guess: the PSF stars are hardly stars"
+            return self._keep(frame, sources, quality, why)
+        moved = sources.changed(flux=sources.flux * scale, x=sources.x + centre[0], y=sources.y + centre[1])
+        new = frame.with_(psf=psf, psf_quality=self._quality(frame, choice, psf))
+        return (new,), moved.flagged("psf_star", chosen)
+
+    def _keep(self, frame: Frame, sources: Sources, quality: PsfQuality, why: str) -> tuple[Frames, Sources]:
+        """Return everything as it is, with the reason in the frame's PSF quality."""
+        log.warning("%s: the PSF is kept as it was: %s", frame.exposure.name, why)
+        kept = replace(quality, n_stars=0, problems=(why,))
+        return (frame.with_(psf_quality=kept),), sources.flagged("psf_star", np.zeros(len(sources), bool))
+
+    def _quality(self, frame: Frame, choice: Choice, psf: EPSF) -> PsfQuality:
+        """Return the report on a PSF made from the chosen stars."""
+        n = len(choice.index)
+        problems = []
+        if n < self.enough_stars:
+            problems.append(f"{n} PSF stars; with fewer than {self.enough_stars} noise enters the PSF")
+        if choice.core_error > self.good_error:
+            problems.append(
+                f"star cores depart from the PSF by {choice.core_error:.1%} ({self.good_error:.0%} is good)"
+            )
+        if psf.fwhm < 1.2:
+            problems.append(f"FWHM {psf.fwhm:.2f} px: so undersampled that fluxes depend on the pixel phase")
+        return PsfQuality(
+            n,
+            choice.refused,
+            choice.core_error,
+            psf.fwhm,
+            psf.ellipticity,
+            psf.position_angle,
+            tuple(problems),
+        )
+
+    def choose(self, frame: Frame, sources: Sources) -> Choice:
+        """Return the stars for the PSF."""
+        flux_err = np.maximum(sources.flux_err, frame.isolated_error(np.zeros(1)))
+        bright = np.flatnonzero(sources.flux > self.min_snr * flux_err)
+        refused = {"faint": len(sources) - len(bright), "surplus": max(len(bright) - 4 * self.max_stars, 0)}
+        bright = bright[np.argsort(-sources.flux[bright], kind="stable")][: 4 * self.max_stars]
+        # the error of the present PSF is part of the noise here: without it the brightest stars fit worst
+        error_seen = core_error(frame, sources.take(bright[: self.max_stars]))
+        error = max(error_seen, self.least_error)
+        stats = star_quality(frame, sources.take(bright), softened_ivar(frame, error))
+        qf, rchi2, share = stats[:, measure.QF], stats[:, measure.RCHI2], stats[:, measure.FRACFLUX]
+        limit = self.max_rchi2 * np.nanmedian(rchi2) if len(bright) else 1.0
+        step = np.hypot(stats[:, measure.STEP_X_ISO], stats[:, measure.STEP_Y_ISO])
+        reasons = {
+            "masked": ~(qf > self.min_qf),
+            "bad_fit": ~(rchi2 < limit),
+            "off_centre": ~(step < self.max_shift * frame.psf.fwhm),
+            "on_pedestal": ~(stats[:, measure.FLUX_LBS] > self.min_contrast * stats[:, measure.FLUX_ISO]),
+        }
+        good = np.ones(len(bright), bool)
+        for name, bad in reasons.items():
+            refused[name] = int(np.sum(good & bad))
+            good &= ~bad
+        crowded = ~(share > self._isolation(share[good]))
+        refused["crowded"] = int(np.sum(good & crowded))
+        left = bright[good & ~crowded]
+        kept = self._spread(frame, sources, left)
+        return Choice(kept, refused | {"cell_full": len(left) - len(kept)}, error_seen)
+
+    def _isolation(self, share: NDArray[np.float64]) -> float:
+        """Return the least fracflux: the configured one, or the best third when fewer than 50 stars pass it.
+
+        Never below one half (C031): a star that is mostly its neighbours' light says little, and the pieces
+        into which a galaxy is cut say something false.
+        """
+        if np.sum(share > self.min_fracflux) >= 50 or not len(share):
+            return self.min_fracflux
+        return float(np.clip(np.quantile(share, 2 / 3), min(0.5, self.min_fracflux), self.min_fracflux))
+
+    def _spread(self, frame: Frame, sources: Sources, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the brightest stars of every field cell, at most twice a cell's even share of them."""
+        ny, nx = frame.exposure.shape
+        cell = np.clip(sources.y[index] / ny * self.cells, 0, self.cells - 1).astype(int) * self.cells
+        cell += np.clip(sources.x[index] / nx * self.cells, 0, self.cells - 1).astype(int)
+        most = max(2 * self.max_stars // self.cells**2, 1)
+        rank = np.zeros(len(index), int)
+        for k in range(self.cells**2):
+            here = cell == k
+            rank[here] = np.arange(np.count_nonzero(here))
+        return index[rank < most][: self.max_stars]
+
+    def update(
+        self, frame: Frame, stars: Sources, share: float = 1.0
+    ) -> tuple[EPSF, float, tuple[float, float]]:
+        """Return the new PSF, the factor on all fluxes and the shift of all positions that keep the model.
+
+        Only the given share of the change is taken: wings and sky answer each other, and full steps can swing
+        between too much of the one and too much of the other.
+
+        The table is normalised and recentred; a PSF that sums to t and sits at (u, v) describes the same stars
+        as the normalised one with fluxes times t and positions plus (u, v).
+        """
+        error = max(core_error(frame, stars), self.least_error)
+        half = self._half_width(frame, stars)
+        pixels = StarPixels(
+            stars.x,
+            stars.y,
+            stars.flux,
+            frame.model,
+            frame.resid,
+            frame.fit_ivar,
+            error,
+            self.neighbour_error,
+        )
+        reach = np.minimum(2.0 * frame.half_sizes(stars.flux), half)
+        new = refit(pixels, frame.psf, half, reach)
+        if share < 1:
+            old = resampled(frame.psf, new.oversample, half)
+            new = new.with_cube(old.cube + share * (new.cube - old.cube))
+        total = float(new.cube[0].sum() / new.oversample**2)
+        centred, centre = new.recentred()
+        return centred, total, centre
+
+    def _half_width(self, frame: Frame, stars: Sources) -> int:
+        """Return how far out the brightest star must be rendered (pix), not below that of the present PSF."""
+        widest = int(np.ceil(self.max_radius * frame.psf.fwhm))
+        level = frame.stamps.level * frame.noise
+        reach = frame.psf.half_sizes(np.array([stars.flux.max()]), level, 1)[0]
+        return int(np.clip(2 * reach, 4 * frame.psf.fwhm, widest))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FixedPsf:
+    """The PSF stays as given."""
+
+    kind: Literal["none"] = "none"
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
+        """Return frames and sources as they are."""
+        return frames, sources
+
+
+def core_error(frame: Frame, stars: Sources) -> float:
+    """Return the scatter of residual over model at the central pixels of stars: how wrong the PSF still is."""
+    ny, nx = frame.exposure.shape
+    row = np.clip(np.round(stars.y).astype(int), 0, ny - 1)
+    col = np.clip(np.round(stars.x).astype(int), 0, nx - 1)
+    good = frame.exposure.good[row, col] & (frame.model[row, col] > 0)
+    ratio = np.abs(frame.resid[row, col][good]) / frame.model[row, col][good]
+    return float(1.4826 * np.median(ratio)) if len(ratio) else 0.0
+
+
+def star_quality(frame: Frame, stars: Sources, ivar: Image) -> NDArray[np.float64]:
+    """Return the statistics of `crowdfit._kernels.measure` for some stars, (n, N_STATS), without spread_model."""
+    out = np.empty((len(stars), measure.N_STATS))
+    fwhm = frame.psf.fwhm
+    half = min(max(int(round(2.25 * fwhm)), 2), frame.psf.support)
+    measure.measure_stars(
+        frame.psf.coef, frame.psf.coef, frame.psf.basis(stars.x, stars.y), stars.x, stars.y, stars.flux, half,
+        np.array([max(0.5 * fwhm, 0.8), max(fwhm, 1.6)]), frame.resid, ivar,
+        frame.exposure.data - frame.sky, out,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,52 @@
+"""When to stop, and why."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from crowdfit.stages.base import STRICT
+
+if TYPE_CHECKING:
+    from crowdfit.loop import State
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settled:
+    """Stop when a pass finds few new sources for the length of the list, within a least and a most number."""
+
+    kind: Literal["settled"] = "settled"
+    min_passes: int = Field(default=4, ge=1, description="passes that are always made")
+    max_passes: int = Field(default=14, ge=1, description="passes that are never exceeded")
+    new_fraction: float = Field(
+        default=0.002, ge=0, description="settled when the list grows or shrinks by less than this share"
+    )
+    max_memory_mb: float | None = Field(
+        default=None,
+        gt=0,
+        description="stop when the process holds more than this after a pass; null: no ceiling",
+    )
+    max_sources: int = Field(default=5_000_000, ge=1, description="stop when the list grows beyond this")
+
+    def __call__(self, state: "State") -> str | None:
+        """Return the reason to stop after this pass, or None to go on."""
+        stats = state.stats
+        if stats.n_sources > self.max_sources:
+            return "too_many_sources"
+        if self.max_memory_mb is not None and stats.memory_mb > self.max_memory_mb:
+            return "memory_ceiling"
+        if state.pass_no + 1 >= self.max_passes:
+            return "max_passes"
+        gained = abs(stats.n_new - sum(stats.n_removed.values()))
+        if state.pass_no + 1 >= self.min_passes and gained <= self.new_fraction * stats.n_sources:
+            return "settled"
+        return None
+
+
+STOP_REASONS = {
+    "settled": "hardly any new sources were found",
+    "max_passes": "the largest number of passes was reached (raise stop.max_passes if chi still falls)",
+    "too_many_sources": "the list grew beyond stop.max_sources",
+    "memory_ceiling": "the process grew beyond stop.max_memory_mb (fit parts of the image, or raise it)",
+    "interrupted": "the run was interrupted; the result is that of the last finished pass",
+}

@@ -1,0 +1,79 @@
+"""Twins of `crowdfit._kernels.stamps`: the PSF as a sum of B-splines over all knots of the table."""
+
+from math import comb
+
+import numpy as np
+
+from tests.reference import nearest
+
+
+def bspline(t, derivative=False):
+    """Return the cubic B-spline, or its derivative, from truncated powers (Schoenberg 1946)."""
+    t = np.asarray(t, float)
+    order = 2 if derivative else 3
+    total = np.zeros(t.shape)
+    for k in range(5):
+        total += (-1) ** k * comb(4, k) * np.maximum(t + 2 - k, 0) ** order
+    return np.where(np.abs(t) < 2, total / (2 if derivative else 6), 0)
+
+
+def knots(coef, basis):
+    """Return the spline coefficients at a star as one fine image, float64."""
+    planes = [plane.transpose(2, 0, 3, 1).reshape(2 * [plane.shape[0] * plane.shape[2]]) for plane in coef]
+    return np.tensordot(np.asarray(basis, float), np.array(planes, float), 1)
+
+
+def spline_weights(t):
+    taps = t - np.array([-1, 0, 1, 2])
+    return bspline(taps), bspline(taps, derivative=True)
+
+
+def locate_taps(frac, s):
+    first = int(np.floor(-frac * s)) - 1
+    native, phase = np.divmod(np.arange(first, first + 4), s)
+    w, d = spline_weights(-frac * s - (first + 1))
+    return phase, native, w, -s * d
+
+
+def add_row(taps, wx, dx, wy, dy, value, grad_x, grad_y):
+    taps = np.asarray(taps, float)
+    return value + wy * (wx @ taps), grad_x + wy * (dx @ taps), grad_y + dy * (wx @ taps)
+
+
+def add_row_value(taps, wx, wy, value):
+    return value + wy * (wx @ np.asarray(taps, float))
+
+
+def at_pixels(coef, basis, x, y, cols, rows):
+    """Return P, dP/dx and dP/dy of a star at (x, y) on the given columns and rows, (3, rows, cols)."""
+    s, k = coef.shape[1], coef.shape[3]
+    table = knots(coef, basis)
+    grid = np.arange(k * s)
+    middle = k // 2 * s
+    u = (middle + (np.asarray(cols) - x) * s)[:, None] - grid
+    v = (middle + (np.asarray(rows) - y) * s)[:, None] - grid
+    value_x, slope_x = bspline(u), -s * bspline(u, derivative=True)
+    value_y, slope_y = bspline(v), -s * bspline(v, derivative=True)
+    return np.array(
+        [value_y @ table @ value_x.T, value_y @ table @ slope_x.T, slope_y @ table @ value_x.T]
+    ).reshape(3, len(rows), len(cols))
+
+
+def fill_window(coef, basis, x, y, col0, row0, shape):
+    return at_pixels(coef, basis, x, y, col0 + np.arange(shape[1]), row0 + np.arange(shape[0]))
+
+
+def add_window(coef, basis, x, y, flux, c0, c1, r0, r1, image):
+    out = np.array(image, float)
+    out[r0:r1, c0:c1] += flux * at_pixels(coef, basis, x, y, np.arange(c0, c1), np.arange(r0, r1))[0]
+    return out
+
+
+def fill_one_stamp(coef, basis, x, y, half):
+    pixels = np.arange(-half, half + 1)
+    return at_pixels(coef, basis, x, y, nearest(x) + pixels, nearest(y) + pixels)
+
+
+def fill_stamps(coef, basis, x, y, half):
+    flat = [fill_one_stamp(coef, *star).reshape(3, -1) for star in zip(basis, x, y, half, strict=True)]
+    return np.concatenate(flat, axis=1)

@@ -1,0 +1,196 @@
+"""The benchmark harness runs, so that it cannot rot; on fields too small for their figures to mean much."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import floor, kernels, run, scenes, smoke
+from benchmarks.run import Setup
+from crowdfit.simulate import SCENES, simulate
+
+TINY = dataclasses.replace(SCENES["demo"], ny=96, nx=110, n_stars=200, dead_columns=0)
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    """Return the file of a tiny field."""
+    return simulate(TINY).write(tmp_path_factory.mktemp("fields") / "tiny.fits")
+
+
+class TestMeasure:
+    """P113: cost as the operating system counts it."""
+
+    def test_cost_is_that_of_the_command_alone(self, tmp_path):
+        ballast = np.ones(50_000_000)
+        cost = run.measure([sys.executable, "-c", "print('hello')"], tmp_path / "log")
+        assert ballast.sum() == 5e7
+        assert cost["status"] == 0
+        assert 1 < cost["peak_mb"] < 150
+        assert cost["cpu_s"] >= 0
+        assert cost["wall_s"] > 0
+        assert (tmp_path / "log").read_text() == "hello\n"
+
+    def test_memory_and_cpu_are_counted(self, tmp_path):
+        code = "x = bytearray(b'1' * 200_000_000); sum(range(3_000_000))"
+        cost = run.measure([sys.executable, "-c", code], tmp_path / "log")
+        assert cost["peak_mb"] > 200
+        assert cost["cpu_s"] > 0
+
+    @pytest.mark.parametrize(
+        ("code", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)]
+    )
+    def test_status(self, tmp_path, code, status):
+        assert run.measure([sys.executable, "-c", code], tmp_path / "log")["status"] == status
+
+
+class TestScenes:
+    def test_file_is_drawn_once(self, tmp_path):
+        path = scenes.scene_file("smoke", 3, tmp_path)
+        stamp = path.stat().st_mtime_ns
+        assert scenes.scene_file("smoke", 3, tmp_path) == path
+        assert path.stat().st_mtime_ns == stamp
+
+    def test_changed_scene_is_another_file(self, tmp_path, monkeypatch):
+        path = scenes.scene_file("smoke", 3, tmp_path)
+        monkeypatch.setitem(scenes.BENCH_SCENES, "smoke", dataclasses.replace(scenes.SMOKE, n_stars=10))
+        assert scenes.scene_file("smoke", 3, tmp_path) != path
+
+    def test_smoke_is_as_dense_as_dense(self):
+        def density(scene):
+            return scene.n_stars / ((scene.nx + 2 * scene.margin) * (scene.ny + 2 * scene.margin))
+
+        assert density(scenes.SMOKE) == pytest.approx(density(SCENES["dense"]), rel=0.05)
+
+
+class TestRun:
+    def test_whole_command(self, field, tmp_path, capsys):
+        """P113: a run leaves one JSON line that says what was run, where, and how it went."""
+        out = tmp_path / "runs.jsonl"
+        settings = ["--set", "stop.max_passes=2", "--set", "output.report=false"]
+        argv = [str(field), "--no-warm-up", "--out", str(out), "--work", str(tmp_path / "work"), *settings]
+        assert run.main(argv) == 0
+        (record,) = [json.loads(line) for line in out.read_text().splitlines()]
+        assert record["field"] == "tiny"
+        assert record["status"] == 0
+        assert record["wall_s"] > 0
+        assert record["peak_mb"] > 50
+        assert record["threads"] == 2
+        assert record["settings"] == ["stop.max_passes=2", "output.report=false"]
+        assert len(record["config_hash"]) == 12
+        assert {"crowdfit", "python", "numpy", "numba"} <= set(record["versions"])
+        assert record["host"]["cores"] > 0
+        assert record["score"]["completeness_snr10"] > 0.3
+        assert record["fit"]["passes"] == 2
+        assert record["fit"]["stop_reason"] == "max_passes"
+        assert record["fit"]["stage_seconds"]["solve"] > 0
+        assert capsys.readouterr().out.count("tiny") == 2
+
+    def test_failed_fit_is_reported(self, tmp_path, capsys):
+        broken = tmp_path / "broken.fits"
+        broken.write_bytes(b"not a FITS file")
+        argv = [
+            str(broken),
+            "--no-warm-up",
+            "--out",
+            str(tmp_path / "runs.jsonl"),
+            "--work",
+            str(tmp_path / "work"),
+        ]
+        assert run.main(argv) == 1
+        record = json.loads((tmp_path / "runs.jsonl").read_text())
+        assert record["status"] == 2
+        assert "broken.fits" in record["message"]
+        assert "failed (2)" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["smoke", "--solver", "abacus"], "abacus"),
+            (["no_such_scene"], "no_such_scene"),
+            (["smoke", "--set", "a.b=1"], "a"),
+        ],
+    )
+    def test_wrong_request(self, argv, message, tmp_path, capsys):
+        assert run.main([*argv, "--work", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_options_reach_the_command(self):
+        setup = Setup(1, "nircam_sw", ("solve.kind=lsqr",))
+        assert setup.arguments() == ["--threads", "1", "-q", "-c", "nircam_sw", "--set", "solve.kind=lsqr"]
+
+    def test_table_shows_medians(self):
+        def record(seed, f1):
+            figures = {
+                "f1_snr10": f1,
+                "f1_snr5": f1,
+                "completeness_snr10": f1,
+                "false_frac_snr10": 0.1,
+                "bins": [],
+            }
+            return {
+                "field": "dense",
+                "seed": seed,
+                "status": 0,
+                "wall_s": 1.0,
+                "cpu_s": 2.0,
+                "peak_mb": 3.0,
+                "score": figures,
+            }
+
+        lines = run.table([record(1, 0.7), record(2, 0.8), record(3, 0.876)]).splitlines()
+        assert len(lines) == 5
+        assert lines[-1].split()[:6] == ["dense", "med", "1.0", "2.0", "3", "0.800"]
+        assert lines[-1].split()[-1] == "-"
+
+
+def test_smoke_judges_figures():
+    figures = {"f1_snr10": 0.9, "f1_snr5": 0.8, "bins": [{"snr": "50-200", "bias_mmag": 3.0}]}
+    assert smoke.complaints({"status": 0, "score": figures}) == []
+    (complaint,) = smoke.complaints({"status": 0, "score": figures | {"f1_snr10": 0.5}})
+    assert "f1_snr10 is 0.5" in complaint
+    (complaint,) = smoke.complaints(
+        {"status": 0, "score": figures | {"bins": [{"snr": "50-200", "bias_mmag": None}]}}
+    )
+    assert "bias" in complaint
+    (complaint,) = smoke.complaints({"status": 2, "message": "no such file"})
+    assert "no such file" in complaint
+
+
+def test_floor_is_unbiased_and_nearly_complete(monkeypatch):
+    """P116: the true sources with the true PSF, fitted linearly, come out right."""
+    scene = dataclasses.replace(TINY, ny=200, nx=200, n_stars=600, seed=4)
+    monkeypatch.setitem(scenes.BENCH_SCENES, "smoke", scene)
+    figures = floor.floor("smoke", 4)["score"]
+    assert figures["completeness_snr10"] > 0.97
+    assert figures["false_frac_snr10"] < 0.03
+    bright = next(b for b in figures["bins"] if b["snr"] == "50-200")
+    assert abs(bright["bias_mmag"]) < 10
+    assert bright["scatter"] < 0.03
+
+
+class TestKernels:
+    def test_kernels_of_a_fit_are_recorded(self, monkeypatch):
+        made = simulate(TINY)
+        recorders, wall = kernels.record_fit(made, 1)
+        names = {r.name for r in recorders}
+        assert {"normal.fill_blocks", "stamps.fill_stamps", "render.add_stars"} <= names
+        assert sum(r.seconds for r in recorders) < wall
+        text = kernels.report(recorders[:2], wall, [1], made.data.size)
+        assert "all kernels" in text.splitlines()[-1]
+        assert not any(
+            isinstance(value, kernels.Recorder)
+            for name, module in sys.modules.items()
+            if name.startswith("crowdfit")
+            for value in vars(module).values()
+        )
+
+    def test_copies_are_deep(self):
+        array = np.ones(3)
+        (inner, number), again = kernels.copies(((array, 2), array))
+        assert number == 2
+        assert inner is not array
+        assert again is not array
+        assert kernels.count_bytes(((array, 2), array)) == 48

@@ -1,0 +1,141 @@
+"""Normal equations of the PSF itself, against one dense row of splines per pixel."""
+
+import numpy as np
+import pytest
+
+from crowdfit._kernels import psf_sums as kernels
+from crowdfit.psf.empirical import RadialBasis
+from tests.reference import psf_sums as twins
+from tests.reference.scenes import make_scene
+
+TRUST, CLIP, PARTS = np.array([0.02, 0.3]), 4.0, 4
+SHAPE = np.array([0.9, 0.2, 1.2])
+
+
+@pytest.mark.parametrize("ivar", [0.0, 0.5, 4.0])
+def test_robust_weight(ivar):
+    for resid, own, total in ((0.0, 0.0, 0.0), (3.0, 100.0, 100.0), (-50.0, 10.0, 70.0)):
+        expected = twins.robust_weight(ivar, resid, own, total, TRUST, CLIP)
+        assert kernels.robust_weight(ivar, resid, own, total, TRUST, CLIP) == pytest.approx(
+            expected, rel=1e-12
+        )
+
+
+def image_of(s, masked=0.0):
+    """Return model, residual and inverse variance; the model has light of stars that are not in the list."""
+    model = np.random.default_rng(5).uniform(0, 20, s.shape).astype(np.float32)
+    return model, s.with_masked(masked), s.ivar
+
+
+def tables(s, s_knots, side, image, reach=3.6):
+    """Return the summed normal matrix, dense, and vector of the table."""
+    matrices, vectors = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, side, side))
+    kernels.accumulate_table(
+        (s.coef, s.coef), s.x, s.y, s.flux, reach, s_knots, TRUST, CLIP, image, matrices, vectors
+    )
+    return matrices, vectors
+
+
+@pytest.mark.parametrize(("knots", "side"), [(1, 11), (2, 13), (3, 27)])
+def test_table(knots, side):
+    """Fewer and more knots than the stars' pixels reach; stars on the border and off the image."""
+    s = make_scene(n=9)
+    matrices, vectors = tables(s, knots, side, image_of(s, 1e30))
+    matrix, vector = twins.accumulate_table(
+        (s.coef, s.coef), s.x, s.y, s.flux, 3.6, knots, TRUST, CLIP, image_of(s), side
+    )
+    # single-precision models enter target and weight
+    assert np.allclose(
+        twins.stencil_to_dense(matrices.sum(axis=0)), matrix, rtol=1e-5, atol=1e-6 * matrix.max()
+    )
+    assert np.allclose(vectors.sum(axis=0).ravel(), vector, rtol=1e-5, atol=1e-6 * np.abs(vector).max())
+
+
+def test_one_star_of_the_table():
+    s = make_scene(n=8)
+    coefs, rest = (s.coef, s.coef), (TRUST, CLIP, image_of(s))
+    matrix, vector = np.zeros((13, 13, 7, 7)), np.zeros((13, 13))
+    kernels.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, matrix, vector)
+    dense, expected = twins.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, 13)
+    assert np.allclose(vector.ravel(), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert np.allclose(twins.stencil_to_dense(matrix), dense, rtol=1e-5, atol=1e-6 * dense.max())
+
+
+def profiles(s, basis, image, reach):
+    matrices, vectors = np.zeros((PARTS, basis.n, basis.n)), np.zeros((PARTS, basis.n))
+    kernels.accumulate_profile(
+        s.coef, s.x, s.y, s.flux, reach, SHAPE, basis.first, basis.weights, TRUST, CLIP, image,
+        matrices, vectors,
+    )  # fmt: skip
+    return matrices, vectors
+
+
+def test_profile():
+    """A constant under each star is fitted along and eliminated."""
+    s = make_scene(n=9)
+    basis, reach = RadialBasis(2.4, 7.0), np.linspace(3, 6.5, 9)
+    matrices, vectors = profiles(s, basis, image_of(s, 1e30), reach)
+    matrix, vector = twins.accumulate_profile(
+        s.coef,
+        s.x,
+        s.y,
+        s.flux,
+        reach,
+        SHAPE,
+        basis.first,
+        basis.weights,
+        TRUST,
+        CLIP,
+        image_of(s),
+        basis.n,
+    )
+    assert np.allclose(matrices.sum(axis=0), matrix, rtol=1e-5, atol=1e-6 * matrix.max())
+    assert np.allclose(vectors.sum(axis=0), vector, rtol=1e-5, atol=1e-6 * np.abs(vector).max())
+
+
+def test_one_star_of_the_profile():
+    s, basis = make_scene(n=8), RadialBasis(2.4, 7.0)
+    args = (
+        s.coef,
+        s.x[7],
+        s.y[7],
+        s.flux[7],
+        5.5,
+        SHAPE,
+        basis.first,
+        basis.weights,
+        TRUST,
+        CLIP,
+        image_of(s),
+    )
+    matrix, vector = np.zeros((basis.n, basis.n)), np.zeros(basis.n)
+    kernels.add_star_to_profile(*args, matrix, vector)
+    dense, expected = twins.add_star_to_profile(*args, basis.n)
+    assert np.allclose(matrix, dense, rtol=1e-5, atol=1e-6 * dense.max())
+    assert np.allclose(vector, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_constant_under_a_star_does_not_reach_the_profile():
+    """An error of the sky is not taken for wings of the PSF."""
+    s, basis, reach = make_scene(n=8), RadialBasis(2.4, 7.0), np.full(8, 6.0)
+    steady = 1e9  # a clip so wide that no residual loses weight
+    model, resid, ivar = image_of(s)
+    sums = []
+    for level in (0, 3):
+        matrix, vector = np.zeros((1, basis.n, basis.n)), np.zeros((1, basis.n))
+        kernels.accumulate_profile(
+            s.coef, s.x, s.y, s.flux, reach, SHAPE, basis.first, basis.weights, TRUST, steady,
+            (model, resid + np.float32(level), ivar), matrix, vector,
+        )  # fmt: skip
+        sums.append(vector)
+    assert np.allclose(sums[0], sums[1], rtol=0, atol=1e-5 * np.abs(sums[0]).max())
+
+
+@pytest.mark.parametrize("work", ["table", "profile"])
+def test_threads(work, same_bits):
+    s, basis = make_scene(n=30), RadialBasis(2.4, 7.0)
+    same_bits(
+        (lambda: tables(s, 2, 15, image_of(s)))
+        if work == "table"
+        else (lambda: profiles(s, basis, image_of(s), np.full(30, 5.0)))
+    )

@@ -1,0 +1,133 @@
+"""The score test of a trial star, against dense matrices."""
+
+import numpy as np
+import pytest
+
+from crowdfit._kernels import score as kernels
+from crowdfit.neighbours import build_grid
+from tests.reference import EPS
+from tests.reference import score as twins
+from tests.reference.scenes import ORDERS, make_scene
+
+HALF, REACH, MOST = 4, 5.0, 4
+
+
+def trials(s, n=10, seed=8):
+    """Return positions of trial stars, corners among them."""
+    rng = np.random.default_rng(seed)
+    ny, nx = s.shape
+    x, y = rng.uniform(-0.5, nx - 0.5, n), rng.uniform(-0.5, ny - 0.5, n)
+    x[:2], y[:2] = (0.0, nx - 0.6), (0.0, ny - 0.6)
+    return x, y, s.psf.basis(x, y)
+
+
+def scored(s, px, py, basis_p, resid, *, local_sky=False):
+    prior, result = np.full(len(s.x), 0.3), np.empty((len(px), 3))
+    kernels.score_peaks(
+        s.coef, px, py, basis_p, HALF, s.x, s.y, s.basis, prior, REACH, MOST, local_sky,
+        build_grid(s.x, s.y, s.shape, cell=5), s.root, resid, result,
+    )  # fmt: skip
+    return result
+
+
+def expected(s, px, py, basis_p, resid, *, local_sky=False):
+    prior = np.full(len(s.x), 0.3)
+    return twins.score_peaks(
+        s.coef, px, py, basis_p, HALF, s.x, s.y, s.basis, prior, REACH, MOST, local_sky, s.root, resid
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("local_sky", [False, True])
+def test_trials(order, local_sky):
+    """Signed delta chi^2, flux and share of information; masked pixels hold huge values that must not count.
+
+    Columns are single precision; what neighbours leave of them, at least 5 % here, multiplies their rounding.
+    """
+    s = make_scene(order, n=30)
+    args = trials(s)
+    result = scored(s, *args, s.with_masked(1e30), local_sky=local_sky)
+    twin = expected(s, *args, s.resid, local_sky=local_sky)
+    clear = twin[:, 2] > 0.05
+    assert np.count_nonzero(clear) > 5
+    assert np.allclose(result[clear], twin[clear], rtol=1e-4, atol=1e-4)
+    assert np.allclose(result[:, 2], twin[:, 2], rtol=0, atol=1e-4)
+
+
+def test_nothing_left_on_a_known_star():
+    """On top of a fitted star there is no information: it is refused with nothing to tune."""
+    s = make_scene(n=12)
+    at = np.array([8, 9])
+    result = scored(s, s.x[at], s.y[at], s.basis[at], s.resid)
+    assert np.all(np.abs(result[:, 2]) < 1e-3)
+
+
+def test_injected_star():
+    """The test finds the flux of a star added beside a known one."""
+    s = make_scene(n=7)
+    x, y, resid = s.x[6:] + 3.0, s.y[6:] - 1.0, np.zeros(s.shape, np.float32)
+    basis = s.psf.basis(x, y)
+    from crowdfit.render import render  # noqa: PLC0415
+
+    resid += render(s.psf, x, y, [50.0], s.shape)
+    ((gain, flux, share),) = scored(s, x, y, basis, resid)
+    assert flux == pytest.approx(50, rel=0.02)
+    assert gain == pytest.approx(
+        flux**2 * share * np.sum(render(s.psf, x, y, [1.0], s.shape) ** 2 * s.ivar), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+def test_nearest_members(most):
+    s = make_scene(n=40)
+    grid = build_grid(s.x, s.y, s.shape, cell=5)
+    for x0, y0, reach in ((20.0, 20.0, 8.0), (0.0, 39.0, 12.0), (43.4, 3.0, 3.0)):
+        chosen, dist = np.empty(most, np.int64), np.empty(most)
+        n = kernels.nearest_members(s.x, s.y, x0, y0, reach, *grid, chosen, dist)
+        assert np.array_equal(chosen[:n], twins.nearest_members(s.x, s.y, x0, y0, reach, most))
+
+
+def test_factor_and_solve():
+    a = np.random.default_rng(1).normal(size=(6, 9))
+    matrix, v = a @ a.T, np.arange(1.0, 7)
+    factor = matrix.copy()
+    kernels.factorize(factor, 6)
+    assert np.allclose(np.tril(factor), twins.factorize(matrix), rtol=1e-12, atol=1e-12)
+    solved = v.copy()
+    kernels.forward_solve(factor, 6, solved)
+    assert np.allclose(solved, twins.forward_solve(factor, v), rtol=1e-12, atol=1e-12)
+
+
+def test_factor_of_a_singular_matrix():
+    """An unknown that the others fix already stays at 0."""
+    matrix, v = np.ones((2, 2)), np.array([3.0, 3.0])
+    kernels.factorize(matrix, 2)
+    kernels.forward_solve(matrix, 2, v)
+    assert v == pytest.approx([3, 0], abs=1e-20)
+
+
+def test_columns():
+    s, rng = make_scene(), np.random.default_rng(2)
+    columns = rng.normal(size=(8, 30)).astype(np.float32)
+    expected = twins.whiten_window(s.root, 3, 7, (5, 6), columns, 3)
+    kernels.whiten_window(s.root, 3, 7, (5, 6), columns, 3)
+    assert np.allclose(columns, expected, rtol=EPS, atol=0)
+    expected = twins.remove_component(columns, 7, columns[7])
+    kernels.remove_component(columns, 7, columns[7])
+    assert np.allclose(columns, expected, rtol=0, atol=8 * EPS)
+
+
+def test_one_score():
+    rng = np.random.default_rng(3)
+    columns, prior = rng.normal(size=(9, 40)).astype(np.float32), np.array([0.0, 0.5, 2.0])
+    result = np.zeros(3)
+    kernels.score_one(columns, 6, np.array([2, 1]), prior, result)
+    wide = columns.astype(float)
+    expected = twins.score_one(wide[:6].T, wide[6], wide[7], np.array([0, 2.0, 2.0, 0, 0.5, 0.5]))
+    assert np.allclose(result, expected, rtol=1e-10)
+
+
+def test_threads(same_bits):
+    s = make_scene(2, n=60)
+    args = trials(s, 40)
+    same_bits(lambda: [scored(s, *args, s.resid, local_sky=True)])

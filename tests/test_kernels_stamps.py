@@ -1,0 +1,112 @@
+"""Stamps from the oversampled spline table, against a sum over all its knots."""
+
+import numpy as np
+import pytest
+
+from crowdfit._kernels import stamps as kernels
+from crowdfit.psf.analytic import gaussian
+from tests.reference import EPS
+from tests.reference import stamps as twins
+from tests.reference.scenes import ORDERS, make_scene, varying_psf
+
+TAPS = 16
+"""Products that make up one stamp pixel; each may be off by EPS of the largest of them."""
+
+
+def tolerance(psf):
+    """Return what value and gradients may be off by, from the number of taps and the size of the coefficients."""
+    return TAPS * EPS * np.abs(psf.coef).max() * np.array([1, psf.oversample, psf.oversample])[:, None, None]
+
+
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1 - 1e-12])
+def test_spline_weights(t):
+    w, d = np.empty(4), np.empty(4)
+    kernels.spline_weights(t, w, d)
+    assert np.allclose([w, d], twins.spline_weights(t), rtol=0, atol=1e-14)
+    assert w.sum() == pytest.approx(1, abs=1e-15)
+    assert d.sum() == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize("frac", [-0.5, -0.2, 0.0, 1e-9, 0.37, 0.499])
+@pytest.mark.parametrize("s", [1, 2, 5])
+def test_locate_taps(frac, s):
+    phase, shift, w, d = np.empty(4, np.int64), np.empty(4, np.int64), np.empty(4), np.empty(4)
+    kernels.locate_taps(frac, s, phase, shift, w, d)
+    expected = twins.locate_taps(frac, s)
+    assert np.array_equal([phase, shift], expected[:2])
+    assert np.allclose([w, d], expected[2:], rtol=0, atol=1e-13 * s)
+
+
+def test_rows():
+    rng = np.random.default_rng(1)
+    taps, rows = rng.normal(size=(4, 11)).astype(np.float32), rng.normal(size=(3, 11)).astype(np.float32)
+    wx, dx = rng.normal(size=(2, 4))
+    value = rows[0].copy()
+    kernels.add_row_value(*taps, wx, 0.7, value)
+    assert np.allclose(value, twins.add_row_value(taps, wx, 0.7, rows[0]), rtol=0, atol=TAPS * EPS * 4)
+    expected = twins.add_row(taps, wx, dx, 0.7, -0.3, *rows)
+    kernels.add_row(*taps, wx, dx, 0.7, -0.3, *rows)
+    assert np.allclose(rows, expected, rtol=0, atol=TAPS * EPS * 4)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("x", "y"), [(20.0, 20.0), (20.5, 19.5), (19.9999, 20.0001), (3.27, -1.81)])
+def test_window(order, x, y):
+    """The window need not be centred on the star."""
+    psf = varying_psf(order)
+    out = np.full((3, 6, 9), np.float32(7))
+    col0, row0 = int(x) - 5, int(y) - 2
+    basis = psf.basis(x, y)[0]
+    kernels.fill_window(psf.coef, basis, x, y, col0, row0, *out)
+    expected = twins.fill_window(psf.coef, basis, x, y, col0, row0, (6, 9))
+    assert np.all(np.abs(out - expected) < tolerance(psf))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_window_added_to_an_image(order):
+    psf, image = varying_psf(order), np.random.default_rng(1).normal(size=(20, 30)).astype(np.float32)
+    x, y, flux, window = 11.3, 8.8, 3.0, (5, 17, 4, 13)
+    basis = psf.basis(x, y)[0]
+    expected = twins.add_window(psf.coef, basis, x, y, flux, *window, image)
+    untouched = image.copy()
+    untouched[4:13, 5:17] = 0
+    kernels.add_window(psf.coef, basis, x, y, flux, *window, image)
+    assert np.allclose(image, expected, rtol=EPS, atol=TAPS * EPS * flux)
+    image[4:13, 5:17] = 0
+    assert np.array_equal(image, untouched)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_stamps(order):
+    """All stamps at once, each of its own size, and one by one: the same numbers."""
+    s = make_scene(order)
+    out = np.empty((3, s.sizes.sum()), np.float32)
+    kernels.fill_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, out)
+    expected = twins.fill_stamps(s.coef, s.basis, s.x, s.y, s.half)
+    assert np.all(np.abs(out - expected) < tolerance(s.psf)[..., 0])
+    one = np.empty_like(out)
+    for i in range(len(s.x)):
+        kernels.fill_one_stamp(s.coef, s.basis[i], s.x[i], s.y[i], s.half[i], s.offset[i], one)
+    assert np.array_equal(one, out)
+
+
+def test_largest_window_within_the_table():
+    """A window out to the last pixel of the support reads zeros there and nothing beyond the table."""
+    psf = gaussian(2.0, oversample=2, radius=5)
+    reach = psf.coef.shape[3] // 2 - 2
+    out = np.empty((3, 2 * reach + 1, 2 * reach + 1), np.float32)
+    for x, y in ((0.49, -0.5), (-0.5, 0.49)):
+        kernels.fill_window(psf.coef, np.ones(1), x, y, -reach, -reach, *out)
+        assert np.abs(out[:, [0, -1]]).max() < 1e-6
+        assert out[0].sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_threads(same_bits):
+    s = make_scene(2, n=60)
+
+    def work():
+        out = np.empty((3, s.sizes.sum()), np.float32)
+        kernels.fill_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, out)
+        return [out]
+
+    same_bits(work)

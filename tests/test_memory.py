@@ -1,0 +1,26 @@
+"""How much memory the process holds (P016)."""
+
+import numpy as np
+
+from crowdfit import memory
+
+
+def test_an_array_is_seen():
+    """64 MB more than before, to 20 %, once they are written to; the peak does not fall when they are given back."""
+    before = memory.resident_mb()
+    block = np.ones(8 * 2**20)
+    held = memory.resident_mb()
+    assert 0.8 * 64 < held - before < 1.2 * 64 + 20
+    assert memory.peak_mb() >= 0.98 * held
+    peak = memory.peak_mb()
+    del block
+    assert memory.peak_mb() >= peak
+
+
+def test_systems_that_do_not_tell(tmp_path, monkeypatch):
+    """Without /proc, or with something else there, the peak is the best answer."""
+    monkeypatch.setattr(memory, "_STATM", tmp_path / "none")
+    assert memory.resident_mb() >= 10
+    (tmp_path / "odd").write_text("no numbers here")
+    monkeypatch.setattr(memory, "_STATM", tmp_path / "odd")
+    assert memory.resident_mb() >= 10

@@ -1,0 +1,186 @@
+"""Both solvers: against each other, against the truth, and what the priors do."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from crowdfit import flags
+from crowdfit.exposure import Exposure
+from crowdfit.frame import Frame, StampSizes
+from crowdfit.psf.analytic import gaussian, moffat
+from crowdfit.render import render
+from crowdfit.sources import Sources
+from crowdfit.stages.solve import Columns, LsqrSolve, Normal, PcgSolve, shift_prior
+from tests.reference import EPS
+from tests.reference import normal as twins
+from tests.reference.scenes import varying_psf
+
+SHAPE = (90, 96)
+EXACT = {
+    "pcg": PcgSolve(tolerance=1e-6, final_tolerance=1e-6, max_iter=2000),
+    "lsqr": LsqrSolve(tolerance=1e-12, max_iter=20_000),
+}
+
+
+@pytest.fixture(scope="module")
+def field(crowd):
+    """Return a crowd of 300 stars, its noisy frame with half of each flux explained, and guesses off by 0.1 px."""
+    psf, truth = moffat(3.0, 3.5, radius=14), crowd(300, SHAPE, flux=(200, 3e4))
+    rng = np.random.default_rng(2)
+    image = render(psf, truth.x, truth.y, truth.flux, SHAPE)
+    image += rng.normal(0, np.sqrt(100 + image)).astype(np.float32)
+    ivar = np.where(rng.random(SHAPE) < 0.02, 0, 1 / 100)
+    frame = Frame.start(Exposure.of(image, ivar, gain=1.0), psf, StampSizes())
+    start = truth.changed(
+        flux=truth.flux * 0.5, x=truth.x + rng.normal(0, 0.1, 300), y=truth.y + rng.normal(0, 0.1, 300)
+    )
+    return truth, start, frame.rendered(start)
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+def test_solvers_agree(field, shifts):
+    """C016, C020: to 0.01 of each star's own error, in fluxes and steps."""
+    _, start, frame = field
+    pcg, lsqr = (EXACT[kind]((frame,), start, shifts=shifts) for kind in ("pcg", "lsqr"))
+    assert pcg.converged
+    assert lsqr.converged
+    assert np.allclose(pcg.sources.flux_err, lsqr.sources.flux_err, rtol=1e-6)
+    assert np.abs((pcg.sources.flux - lsqr.sources.flux) / pcg.sources.flux_err).max() < 0.01
+    for a, b in ((pcg.step_x, lsqr.step_x), (pcg.step_y, lsqr.step_y)):
+        if shifts:
+            assert np.abs((a - b) / pcg.shift_err).max() < 0.01
+            assert np.abs(a).max() > 0.05
+        else:
+            assert not a.any()
+            assert not b.any()
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_normal_equations_are_satisfied(field, kind):
+    """The gradient of chi^2 and prior together is 0 at the answer, by dense matrices."""
+    _, start, frame = field
+    fit = EXACT[kind]((frame,), start, shifts=True)
+    root = np.sqrt(frame.fit_ivar)
+    c = Columns.of(frame, start, root)
+    design = twins.design(c.x, c.y, c.half, c.offset, c.stamps, SHAPE)
+    size = np.maximum(np.abs(fit.sources.flux), frame.isolated_error(np.zeros(1)))
+    unknowns = np.column_stack([fit.sources.flux - start.flux, fit.step_x * size, fit.step_y * size]).ravel()
+    prior = np.outer(shift_prior(frame, start.flux, 0.15 * frame.psf.fwhm / 3), [0, 1, 1]).ravel()
+    gradient = design.T @ (frame.resid * root).ravel() - (design.T @ design) @ unknowns - prior * unknowns
+    assert np.abs(gradient / np.sqrt((design**2).sum(axis=0) + prior)).max() < 0.01
+
+
+@pytest.mark.parametrize("solver", [PcgSolve(), LsqrSolve()], ids=["pcg", "lsqr"])
+def test_default_tolerance(field, solver):
+    """C020: a pass may stop early, for the next goes on from there; the last solve, flux only, may not.
+
+    In units of isolated stars, of whom there are none here: what two stars share is known far worse than that.
+    """
+    _, start, frame = field
+    for shifts, rms, most in ((True, 1.0, 8.0), (False, 0.02, 0.1)):
+        exact = EXACT["pcg"]((frame,), start, shifts=shifts).sources
+        fit = solver((frame,), start, shifts=shifts)
+        error = (fit.sources.flux - exact.flux) / exact.flux_err
+        assert fit.converged
+        assert np.std(error) < rms
+        assert np.abs(error).max() < most
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_fluxes_without_noise(kind, crowd, make_frame):
+    """Law: render, then solve at the true positions, returns the fluxes; as P036 sums to 1, in image units."""
+    psf, truth = gaussian(3.0, radius=12), crowd(80, (60, 64))
+    frame = make_frame(psf, truth, (60, 64))
+    start = truth.changed(flux=truth.flux * 0.9)
+    fit = EXACT[kind]((frame.rendered(start),), start, shifts=False)
+    error = np.abs(fit.sources.flux - truth.flux) / fit.sources.flux_err
+    # single-precision pixels of up to 1e5, noise 1: rounding is some 0.01 of the noise
+    assert error.max() < 0.1
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_prior_keeps_a_pair_together(kind, make_frame):
+    """algorithm.md, section 7: without it two stars 0.7 px apart get huge opposite steps."""
+    psf, truth = moffat(4.0), Sources.at([20.0, 20.7, 40.0], [20.0, 20.0, 20.0], [1e4, 1e4, 1e4])
+    frame = make_frame(psf, truth, (40, 60), noise=10.0, seed=3)
+    frame = frame.rendered(truth)
+    steps = [
+        np.abs(dataclasses.replace(EXACT[kind], shift_sigma=width)((frame,), truth, shifts=True).step_x)
+        for width in (0.03, 1000.0)
+    ]
+    assert steps[0][:2].max() < 0.01
+    assert steps[1][:2].min() > 50 * steps[0][:2].max()
+    assert steps[1][2] == pytest.approx(steps[0][2], rel=0.5)  # the star by itself needs no prior
+
+
+def test_prior_is_in_pixels(make_frame):
+    """The prior of an isolated star weighs against its own position error: the step is the weighted mean."""
+    psf, truth = gaussian(3.0), Sources.at([20.0], [20.0], [1000.0])
+    start = truth.changed(x=truth.x - 0.02)
+    frame = make_frame(psf, truth, (41, 41), noise=20.0).rendered(start)
+    free = dataclasses.replace(EXACT["pcg"], shift_sigma=1e3)((frame,), start, shifts=True)
+    for sigma in (0.05, 0.2):
+        bound = dataclasses.replace(EXACT["pcg"], shift_sigma=sigma)((frame,), start, shifts=True)
+        width = sigma * psf.fwhm / 3
+        expected = free.step_x * width**2 / (width**2 + free.shift_err**2)
+        assert bound.step_x == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_iteration_limit_is_told(field, kind):
+    """C020: reaching the limit sets the flag `not_converged`; it is not trusted silently."""
+    _, start, frame = field
+    fit = dataclasses.replace(EXACT[kind], max_iter=2)((frame,), start, shifts=True)
+    assert not fit.converged
+    assert flags.has(fit.sources.flags, "not_converged").all()
+    assert not flags.has(EXACT[kind]((frame,), start, shifts=False).sources.flags, "not_converged").any()
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_no_stars(field, kind):
+    fit = EXACT[kind](field[2:], Sources.empty(), shifts=True)
+    assert (len(fit.sources), fit.converged) == (0, True)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_star_wholly_masked(kind, make_frame):
+    """It keeps its flux, with an infinite error; its neighbours are fitted as if it were not there."""
+    psf, truth = gaussian(2.5, radius=8), Sources.at([10.0, 30.0], [15.0, 15.0], [500.0, 700.0])
+    mask = np.zeros((31, 41), bool)
+    mask[:, 20:] = True
+    frame = make_frame(psf, truth, (31, 41), mask=mask)
+    fit = EXACT[kind]((frame,), truth.changed(flux=np.array([0.0, 5.0])), shifts=True)
+    assert fit.sources.flux == pytest.approx([500, 5], rel=1e-4)
+    assert np.isinf(fit.sources.flux_err[1])
+    assert np.isfinite(fit.step_x).all()
+
+
+def test_psf_that_varies_with_the_field(make_frame, crowd):
+    psf, truth = varying_psf(2), crowd(30, (40, 44))
+    frame = make_frame(psf, truth, (40, 44))
+    start = truth.changed(flux=truth.flux * 0.9)
+    fit = EXACT["pcg"]((frame.rendered(start),), start, shifts=False)
+    assert np.abs((fit.sources.flux - truth.flux) / fit.sources.flux_err).max() < 0.1
+
+
+def test_normal_equations_of_a_frame(field):
+    """Own and cross blocks are products of the columns of the design matrix."""
+    _, start, frame = field
+    few = start.take(np.arange(60))
+    c = Columns.of(frame, few, np.sqrt(frame.fit_ivar))
+    eq, design = Normal.of(c, SHAPE), c.matrix(SHAPE, 3).toarray().astype(float)
+    full, expected = twins.dense(eq.own, eq.first, eq.links, eq.cross), design.T @ design
+    scale = np.sqrt(np.diag(expected))
+    assert np.abs(full - expected).max() <= EPS * np.max(np.outer(scale, scale))
+
+
+def test_threads(field, same_bits):
+    """Same bits on 1 and 2 threads."""
+    _, start, frame = field
+
+    def work():
+        fit = PcgSolve()((frame,), start, shifts=True)
+        return fit.sources.flux, fit.step_x, fit.step_y
+
+    same_bits(work)

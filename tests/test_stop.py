@@ -1,0 +1,73 @@
+"""The stop rule: every reason is named, explained, and comes when it should."""
+
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from crowdfit.stages.stop import STOP_REASONS, Settled
+
+
+def state(pass_no, *, n_sources=1000, n_new=0, memory_mb=100.0, n_removed=0):
+    """Return what the rule looks at."""
+    stats = SimpleNamespace(
+        n_sources=n_sources,
+        n_new=n_new,
+        memory_mb=memory_mb,
+        n_removed={"faint": n_removed},
+        chi=1.0,
+        max_step=0.0,
+    )
+    return SimpleNamespace(pass_no=pass_no, stats=stats)
+
+
+RULE = Settled(min_passes=3, max_passes=6, new_fraction=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (state(0), None),
+        (state(1), None),
+        (state(2), "settled"),
+        (state(2, n_new=10), "settled"),
+        (state(2, n_new=11), None),
+        (state(5, n_new=500), "max_passes"),
+        (state(9, n_new=500), "max_passes"),
+        (state(2, n_sources=0), "settled"),
+    ],
+)
+def test_settled_and_max_passes(given, reason):
+    """Few new ones for the length of the list, but not before the least and not after the most passes."""
+    assert RULE(given) == reason
+
+
+def test_list_that_grows_without_end():
+    """Even in the first pass."""
+    rule = Settled(max_sources=5000)
+    assert rule(state(0, n_sources=5001, n_new=5001)) == "too_many_sources"
+    assert rule(state(0, n_sources=5000, n_new=5000)) is None
+
+
+def test_memory_ceiling():
+    """P016: none unless it is set."""
+    assert Settled()(state(0, memory_mb=1e9)) is None
+    rule = Settled(max_memory_mb=1500)
+    assert rule(state(0, memory_mb=1501)) == "memory_ceiling"
+    assert rule(state(0, memory_mb=1500)) is None
+
+
+def test_every_reason_is_explained():
+    """A person reads the sentence, not the key."""
+    given = {
+        Settled(max_sources=1)(state(0)), Settled(max_memory_mb=1)(state(0)), RULE(state(2)),
+        RULE(state(9, n_new=900)), "interrupted",
+    }  # fmt: skip
+    assert given <= set(STOP_REASONS)
+    assert all(len(text) > 20 for text in STOP_REASONS.values())
+
+
+@pytest.mark.parametrize("field", ["min_passes", "max_passes", "max_sources"])
+def test_at_least_one(field):
+    with pytest.raises(ValidationError):
+        Settled(**{field: 0})

@@ -318,7 +318,7 @@ class SepDetect:
                 f"{frame.exposure.name}: SEP ran out of room in a crowded field ({problem}); raise "
                 "detect.sub_objects or detect.pixel_stack, or the threshold detect.nsigma"
             ) from problem
-        at = (np.asarray(found["ycpeak"], np.int64), np.asarray(found["xcpeak"], np.int64))
+        at = (np.array(found["ycpeak"], np.int64), np.array(found["xcpeak"], np.int64))
         signif = matched_filter(frame.resid, ivar, kernel)
         x, y = refined(signif, *at)
         flux = signif[at] * frame.isolated_error(np.zeros(1))

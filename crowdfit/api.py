@@ -28,8 +28,8 @@ from crowdfit.io.run_record import RunRecord
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.initial import check_fits_image
-from crowdfit.psf.readers import psf_from_array, read_psf_image
+from crowdfit.psf.initial import GivenPsf, check_fits_image
+from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,9 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     err, dq : array (ny, nx), optional
         Total 1-sigma noise, and data quality (non-zero is bad unless the configuration says otherwise).
     psf : EPSF, array, or path of a FITS image, optional
-        Starting PSF at detector sampling (an EPSF holds its own). It is refined unless
-        ``psf_update__kind="none"``. None: measured from the image.
+        Starting PSF: an array at detector sampling, an EPSF with its own. A path stands for
+        ``psf__kind="file", psf__path=...``, so ``psf__oversample`` may say how finely the file is sampled. It
+        is refined unless ``psf_update__kind="none"``. None: measured from the image.
     config : Config, name of a shipped configuration, or path of a YAML file, optional
         Departures from the defaults.
     positions : (x, y), (x, y, flux), Positions or Sources, optional
@@ -162,6 +163,7 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     """
     # numba brings the threads; BLAS with threads of its own would fight for the cores and change the last bits
     with threadpool_limits(1, "blas"):
+        overrides = {**_psf_settings(psf), **overrides}
         exposure = _exposure(image, err, dq, _config(config, overrides))
         chosen = _config(config, overrides, exposure.band)
         return _fit(exposure, psf, chosen, _sources(positions, exposure), progress, record)
@@ -218,6 +220,11 @@ def _config(config: Config | str | Path | None, overrides: Mapping[str, object],
     return load_config(config, dotted, band)
 
 
+def _psf_settings(psf: object) -> dict[str, object]:
+    """Return what a path given as the PSF means as keyword overrides."""
+    return {"psf__kind": "file", "psf__path": str(psf)} if isinstance(psf, str | Path) else {}
+
+
 def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, config: Config) -> Exposure:
     """Return the image as an exposure, whatever it came as."""
     if isinstance(image, Exposure):
@@ -231,11 +238,9 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
 
 def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> EPSF:
     """Return the PSF that the first pass starts from."""
-    if psf is None:
+    if psf is None or isinstance(psf, str | Path):
         return config.psf(exposure)
-    if isinstance(psf, str | Path):
-        psf = read_psf_image(psf)
-    elif not isinstance(psf, EPSF):
+    if not isinstance(psf, EPSF):
         psf = psf_from_array(psf)
     check_fits_image(psf, exposure)
     return psf
@@ -293,6 +298,12 @@ def _timed(times: dict[str, float], name: str, work: Any, *args: Any) -> Any:
     return result
 
 
+def _checksum_of_psf(psf: object, config: Config) -> str:
+    """Return the checksum of the file that the first PSF came from; empty where it came from none."""
+    is_given = not (psf is None or isinstance(psf, str | Path))
+    return sha256_of(config.psf.path) if isinstance(config.psf, GivenPsf) and not is_given else ""
+
+
 def _metadata(exposure: Exposure, config: Config, psf: object = None) -> dict[str, str]:
     """Return what has to be known to repeat the fit."""
     import astropy  # noqa: PLC0415
@@ -313,7 +324,7 @@ def _metadata(exposure: Exposure, config: Config, psf: object = None) -> dict[st
         "notes": "\n".join(exposure.notes),
         **{key: str(value) for key, value in exposure.meta.items() if key != "SHA256"},
         "sha256": str(exposure.meta.get("SHA256", "")),
-        "sha256_psf": sha256_of(psf) if isinstance(psf, str | Path) else "",
+        "sha256_psf": _checksum_of_psf(psf, config),
         "config_hash": config_hash(config),
         "config": dump(config),
     }

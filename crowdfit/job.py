@@ -3,6 +3,7 @@
 Only maps: reading, fitting and writing are library calls, so a script that makes them gets the same numbers.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,9 @@ class Job:
         """Return the configuration for images of a filter."""
         from crowdfit.config import load_config  # noqa: PLC0415
 
-        return load_config(self.config, self.settings, band)
+        # JSON text is YAML, whatever the path is made of; what --set says comes later and wins
+        psf = [] if self.psf is None else ["psf.kind=file", f"psf.path={json.dumps(str(self.psf))}"]
+        return load_config(self.config, [*psf, *self.settings], band)
 
     def run_all(self, images: Sequence[Path]) -> int:
         """Fit the images one after the other; one that is refused does not stop the others."""
@@ -136,7 +139,6 @@ class Job:
         with console.progress(self.level, image.name) as show:
             return fit_image(
                 exposure,
-                psf=self.psf,
                 config=config,
                 positions=None if self.positions is None else read_positions(self.positions, exposure.wcs),
                 progress=show,

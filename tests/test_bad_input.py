@@ -181,7 +181,7 @@ class TestOtherFiles:
             (np.ones((4, 11, 11)), r"p\.fits: psf: shape \(4, 11, 11\)"),
             (
                 moffat(3.0, radius=45, oversample=1).cube[0],
-                r"91 px on a side is larger than the image field .*cut the PSF",
+                r"p\.fits: 91 px on a side is larger than the image field .*cut the PSF.*psf\.oversample",
             ),
         ],
         ids=["even", "negative", "nan", "3-D", "large"],
@@ -202,7 +202,7 @@ class TestOtherFiles:
     def test_psf_header_with_a_strange_oversampling(self, refused, image, tmp_path, factor):
         """The keyword is somebody else's; the message names the file and the setting that overrules it."""
         psf = primary(tmp_path / "p.fits", moffat(3.0, radius=12, oversample=1).cube[0], OVERSAMP=factor)
-        refused(image, r"p\.fits: .*OVERSAMP.*", "--psf", str(psf))
+        refused(image, r"p\.fits: .*OVERSAMP.*psf\.oversample", "--psf", str(psf))
 
     def test_positions_outside(self, refused, image, tmp_path):
         (tmp_path / "list.csv").write_text("x,y\n10,10\n500,10\n")

@@ -185,13 +185,14 @@ def test_arguments_reach_the_library(image: Path, tmp_path: Path, fit_image: Fit
     stars.write_text("x,y,flux\n3,4,100\n5,6,200\n")
     out = tmp_path / "out"
     settings = ["--set", "stop.max_passes=7", "-c", "irac", "--format", "csv", "--format", "vot"]
-    options = ["--psf", "psf.fits", "--positions", str(stars), "--threads", "1"]
+    settings += ["--set", "psf.oversample=4"]
+    options = ["--psf", "my: psf.fits", "--positions", str(stars), "--threads", "1"]
     assert main(["fit", str(image), "-o", str(out), *settings, *options]) == DONE
     (call,) = fit_image.calls
-    changes = ["stop.max_passes=7", "output.formats=[csv, vot]"]
+    changes = {"stop.max_passes": 7, "output.formats": ["csv", "vot"]}
+    changes |= {"psf.kind": "file", "psf.path": "my: psf.fits", "psf.oversample": 4}
     assert call["config"] == load_config("irac", changes)
     assert call["image"].shape == (32, 32)
-    assert call["psf"] == Path("psf.fits")
     np.testing.assert_array_equal(call["positions"].x, [3, 5])
     assert call["record"] == out / "field_run.h5"
     assert call["progress"] is None

@@ -89,12 +89,12 @@ class GivenPsf:
     def __call__(self, exposure: Exposure) -> EPSF:
         """Return the PSF in the file."""
         psf = read_psf_image(self.path, oversample=self.oversample)
-        check_fits_image(psf, exposure)
+        check_fits_image(psf, exposure, str(self.path))
         return psf
 
 
-def check_fits_image(psf: EPSF, exposure: Exposure) -> None:
-    """Refuse a PSF whose table is larger than the image.
+def check_fits_image(psf: EPSF, exposure: Exposure, name: str = "psf") -> None:
+    """Refuse a PSF whose table is larger than the image; the message begins with `name`.
 
     Raises
     ------
@@ -104,8 +104,8 @@ def check_fits_image(psf: EPSF, exposure: Exposure) -> None:
     side = 2 * psf.radius + 1
     if side > max(exposure.shape):
         raise InputError(
-            f"psf: {side} px on a side is larger than the image {exposure.name} {exposure.shape}; "
-            "cut the PSF, or give its oversampling (psf.oversample)"
+            f"{name}: {side} px on a side is larger than the image {exposure.name} {exposure.shape}; cut the "
+            "PSF, or give its oversampling (psf.oversample for a file, EPSF.from_samples for an array)"
         )
 
 

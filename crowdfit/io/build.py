@@ -28,6 +28,12 @@ Mask = NDArray[np.bool_]
 
 ERROR_RANGE: Final = (1e-15, 1e15)
 """Typical errors (image unit) whose squares and inverse squares single precision holds with room to spare."""
+REMEDY: Final = {
+    "err": "input.err_ext or --err",
+    "weight": "input.wht_ext or --err",
+    "dq": "input.dq_ext or --dq",
+}
+"""How another plane is chosen."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     facts = read_facts((layers.header, layers.primary), options)
     facts.notes[:0] = layers.notes
     planes = _checked_planes(layers, options)
-    mask = mask_pixels(planes.data, planes.dq, _without_noise(planes, layers.label), facts, options)
+    mask = mask_pixels(planes.data, planes.dq, _without_noise(planes, layers), facts, options)
     _check_content(planes.data, mask.usable, layers.label)
     noise = _noise_of(planes, mask.usable, facts, options, layers.label)
     facts.notes += noise.notes
@@ -89,11 +95,11 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
 
 def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
     """Return the planes in single precision, of one shape, with the error plane understood."""
-    for what, plane in (("err", layers.err), ("weights", layers.weight), ("dq", layers.dq)):
+    for what, plane in (("err", layers.err), ("weight", layers.weight), ("dq", layers.dq)):
         if plane is not None and plane.shape != layers.data.shape:
             raise InputError(
-                f"{layers.label}: {what} has shape {plane.shape} but the image has {layers.data.shape}; "
-                f"give planes of one shape, or choose others with input.{what[:3].strip('w')}_ext"
+                f"{layers.place(what)}: {what} has shape {plane.shape} but the image {layers.label} has "
+                f"{layers.data.shape}; give planes of one shape, or choose others with {REMEDY[what]}"
             )
     kind = layers.err_kind if options.err_kind == "auto" else options.err_kind
     err, weight = _positive(layers.err), _positive(layers.weight)
@@ -116,17 +122,19 @@ def _positive(plane: NDArray[Any] | None) -> F32 | None:
     return values
 
 
-def _without_noise(planes: Planes, label: str) -> Mask:
+def _without_noise(planes: Planes, layers: Layers) -> Mask:
     """Return the pixels without a usable error or weight, and refuse a plane that has none at all."""
     missing = np.zeros(planes.data.shape, bool)
-    for what, plane in (("error", planes.err), ("weight", planes.weight)):
+    # an error plane may hold inverse variances, and is then the weight
+    source = "err" if layers.weight is None else "weight"
+    for what, name, plane in (("err", "error", planes.err), (source, "weight", planes.weight)):
         if plane is None:
             continue
         bad = np.isnan(plane)
         if bad.all():
             raise InputError(
-                f"{label}: no pixel has a positive {what}; give another {what} plane "
-                f"(input.{'err' if what == 'error' else 'wht'}_ext) or none"
+                f"{layers.place(what)}: no pixel has a positive {name}; give another {name} plane "
+                f"({REMEDY[what]}) or none"
             )
         missing |= bad
     return missing

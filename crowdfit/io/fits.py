@@ -61,13 +61,7 @@ def read_exposure(
     """
     options = options or InputOptions()
     layers = read_layers(path, options)
-    if err is not None:
-        layers.err, layers.err_kind = _plane(err, "err")
-        layers.weight = None
-        layers.meta["SHA256_ERR"] = _checksum(err)
-    if dq is not None:
-        layers.dq = _plane(dq, "dq").data
-        layers.meta["SHA256_DQ"] = _checksum(dq)
+    _replace_planes(layers, err, dq)
     return build_exposure(layers, options, file_stem(path))
 
 
@@ -108,12 +102,7 @@ def exposure_from_arrays(
     if unit:
         header["BUNIT"] = unit
     layers = Layers(data=pixels, label=name, header=header)
-    if err is not None:
-        layers.err, layers.err_kind = _plane(err, "err")
-        layers.meta["SHA256_ERR"] = _checksum(err)
-    if dq is not None:
-        layers.dq = _plane(dq, "dq").data
-        layers.meta["SHA256_DQ"] = _checksum(dq)
+    _replace_planes(layers, err, dq)
     layers.meta["SHA256"] = _checksum(pixels)
     return build_exposure(layers, options or InputOptions(), name, wcs)
 
@@ -156,6 +145,18 @@ def exposure_from_nddata(
         header["BUNIT"] = ndd.unit.to_string()
     flags = getattr(ndd, "flags", None)
     return exposure_from_arrays(data, err, flags, options=options, header=header, wcs=ndd.wcs, name=name)
+
+
+def _replace_planes(
+    layers: Layers, err: str | Path | ArrayLike | None, dq: str | Path | ArrayLike | None
+) -> None:
+    """Put planes that are kept elsewhere in the place of those that are there."""
+    if err is not None:
+        layers.replace_err(_plane(err, "err"))
+        layers.meta["SHA256_ERR"] = _checksum(err)
+    if dq is not None:
+        layers.replace_dq(_plane(dq, "dq"))
+        layers.meta["SHA256_DQ"] = _checksum(dq)
 
 
 def _plane(plane: str | Path | ArrayLike, what: Literal["err", "dq"]) -> Plane:

@@ -6,6 +6,7 @@ The unknowns are corrections to the current model, so every solve is warm. Shift
 of width sigma_shift, which keeps close pairs from exploding (algorithm.md, section 7).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass as plain
 from typing import Literal, NamedTuple
 
@@ -149,7 +150,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Solver:
+class Solver(ABC):
     """What all solvers share: the linear system of a frame, and how its answer is read."""
 
     shift_sigma: float = Field(
@@ -166,9 +167,9 @@ class Solver:
         prior = shift_prior(frame, sources.flux, self.shift_sigma * frame.psf.fwhm / 3) if shifts else None
         return _as_fit(frame, sources, self.solve(columns, frame.resid * root, prior), shifts=shifts)
 
+    @abstractmethod
     def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
         """Return the answer for a whitened residual (ny, nx); `prior` (n,) as in `shift_prior`, None: flux only."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

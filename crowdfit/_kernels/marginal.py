@@ -11,7 +11,7 @@ from crowdfit._kernels.score import factorize, forward_solve
 @kernel
 def closest_links(x, y, first, links, i, reach, chosen, dist):
     """List the linked stars within `reach` (pix) of star i, nearest first, at most chosen.size; returns how many."""
-    n = 0
+    n = np.int64(0)
     for k in range(first[i], first[i + 1]):
         j = np.int64(links[k])
         d2 = (x[j] - x[i]) ** 2 + (y[j] - y[i]) ** 2

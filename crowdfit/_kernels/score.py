@@ -25,7 +25,7 @@ def nearest_members(x, y, x0, y0, reach, cell, start, members, chosen, dist):
     """
     nx = start[-1]
     ny = (start.size - 2) // nx
-    n = 0
+    n = np.int64(0)
     c0, c1 = max(0, int((x0 - reach) // cell)), min(nx - 1, int((x0 + reach) // cell))
     for r in range(max(0, int((y0 - reach) // cell)), min(ny - 1, int((y0 + reach) // cell)) + 1):
         if c0 > c1:

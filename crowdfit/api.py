@@ -177,11 +177,14 @@ def _fit(
 ) -> FitResult:
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
-    start = Frame.start(exposure, _first_psf(psf, exposure, chosen), chosen.stamps)
+    first_psf = _first_psf(psf, exposure, chosen)
+    log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
+    start = Frame.start(exposure, first_psf, chosen.stamps)
     metadata = _metadata(exposure, chosen, psf)
     keep = _start_record(record, metadata, chosen, exposure)
     times = {"start": time.perf_counter() - began}
     history: list[PassStats] = []
+    log.debug("%s: first pass begins", exposure.name, extra={"done": "start"})
     state, reason = _drain((start,), chosen, sources, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)

@@ -3,6 +3,7 @@
 Only maps: reading, fitting and writing are library calls, so a script that makes them gets the same numbers.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from crowdfit.errors import ConfigError, CrowdfitError, InputError
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
     from crowdfit.config import Config
+
+log = logging.getLogger(__name__)
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit status of the command line."""
@@ -129,7 +132,9 @@ class Job:
         from crowdfit.api import fit_image  # noqa: PLC0415
         from crowdfit.io.fits import read_exposure, read_positions  # noqa: PLC0415
 
+        log.debug("%s: packages imported", image.name, extra={"done": "imports"})
         exposure = read_exposure(image, self.config_for("").input, err=self.err, dq=self.dq)
+        log.debug("%s: image read", image.name, extra={"done": "reading"})
         config = self.config_for(exposure.band)
         _check_positions(config, self.positions)
         _say_if_compiling(self.level)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import convolve1d
 from scipy.special import j1
 
 from crowdfit.psf.epsf import EPSF
@@ -98,26 +98,28 @@ def sampled(
 ) -> EPSF:
     """Return the PSF whose surface brightness is `profile` of the squared elliptical radius (pix^2).
 
-    The profile is sampled `_FINE` times finer than the table and averaged over one pixel.
+    The profile is sampled `_FINE` times finer than the table and averaged over one pixel. Of a round one only
+    a quadrant is computed.
     """
     fine = oversample * _FINE
     half = (radius * oversample) * _FINE + fine
-    grid = np.arange(-half, half + 1) / fine
+    is_round = ellipticity == 0
+    grid = np.arange(0 if is_round else -half, half + 1) / fine
+    keep = slice(0 if is_round else fine, -fine, _FINE)
     xx, yy = np.meshgrid(grid, grid)
     q = 1 - ellipticity
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     major, minor = c * xx + s * yy, -s * xx + c * yy
     surface = profile(major**2 * q + minor**2 / q)
-    for axis in (0, 1):
-        surface = _pixel_mean(surface, fine, axis)
-    keep = slice(fine, -fine or None, _FINE)
-    return EPSF.from_samples(surface[keep, keep], oversample)
+    table = _pixel_mean(_pixel_mean(surface, fine, 0)[keep], fine, 1)[:, keep]
+    if is_round:
+        table = np.pad(table, ((len(table) - 1, 0), (len(table) - 1, 0)), "reflect")
+    return EPSF.from_samples(table, oversample)
 
 
 def _pixel_mean(surface: F64, width: int, axis: int) -> F64:
-    """Average over `width` intervals along an axis by the trapezium rule."""
-    if width % 2 == 1:
-        return np.asarray(uniform_filter1d(surface, width, axis=axis, mode="nearest"))
-    inner = uniform_filter1d(surface, width - 1, axis=axis, mode="nearest") * (width - 1)
-    ends = np.roll(surface, width // 2, axis) + np.roll(surface, -(width // 2), axis)
-    return np.asarray((inner + ends / 2) / width)
+    """Average over `width` intervals along an axis by the trapezium rule; the lower edge is a mirror."""
+    weights = np.ones(width + 1 - width % 2)
+    if width % 2 == 0:
+        weights[[0, -1]] = 0.5
+    return np.asarray(convolve1d(surface, weights / width, axis=axis, mode="mirror"))

@@ -204,7 +204,7 @@ def test_profiles_on_pixels(width):
     ((value, slope_x, slope_y, constant),) = moffat_designs(np.array([width]), 5.0, xx.ravel(), yy.ravel())
     planes = moffat(width, 5.0, radius=30).planes(0.0, 0.0, 11).reshape(3, -1).astype(float)
     for found, plane in zip((value, slope_x, slope_y), planes / planes[0].max(), strict=True):
-        np.testing.assert_allclose(found, plane, atol=1.5e-3)
+        np.testing.assert_allclose(found, plane, atol=4e-3 / width)  # sampling and spline of the table
     assert (constant == 1).all()
 
 

@@ -64,7 +64,9 @@ def run_once(field: Path) -> dict[str, dict[str, float]]:
             process.send_signal(signal.SIGINT)
             _, said = process.communicate()
     if marks is None:
-        raise RuntimeError(f"{field}: no first pass began (status {process.returncode}): {said.strip()[-500:]}")
+        raise RuntimeError(
+            f"{field}: no first pass began (status {process.returncode}): {said.strip()[-500:]}"
+        )
     cpu = [0.0] + [marks[name]["cpu_s"] for name in PHASES]
     wall = [begin] + [datetime.fromisoformat(marks[name]["time"]).timestamp() for name in PHASES]
     return {"cpu": _phases(cpu), "wall": _phases(wall)}
@@ -97,8 +99,9 @@ def kernel_loads(field: Path) -> dict[str, list[float]]:
 
     Also what numba does at the first load of a process, which is most of it. Call it in a fresh process.
     """
-    import crowdfit  # noqa: PLC0415 - this process may be there to start others only
     from numba.core.caching import FunctionCache  # noqa: PLC0415
+
+    import crowdfit  # noqa: PLC0415 - this process may be there to start others only
 
     loads: dict[str, list[float]] = {"before": [], "during": []}
     now = ["before"]
@@ -164,7 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("fields", nargs="+", help=f"{', '.join(BENCH_SCENES)}, or a FITS image")
     parser.add_argument("--runs", type=int, default=5, help="fresh processes for each field")
-    parser.add_argument("--kernels", action="store_true", help="print what loading kernels costs here, as JSON")
+    parser.add_argument(
+        "--kernels", action="store_true", help="print what loading kernels costs here, as JSON"
+    )
     given = parser.parse_args(argv)
     for field in _fields(given.fields):
         if given.kernels:

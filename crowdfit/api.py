@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from astropy.nddata import NDData
-from astropy.table import QTable
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
@@ -32,9 +30,13 @@ from crowdfit.psf.initial import check_fits_image
 from crowdfit.psf.readers import psf_from_array, read_psf_image
 from crowdfit.sources import Sources
 
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
+    from astropy.table import QTable
+
 log = logging.getLogger(__name__)
 
-ImageLike: TypeAlias = ArrayLike | Exposure | NDData | str | Path
+ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class FitResult:
         Versions, settings and input checksum, as written to every file.
     """
 
-    catalog: QTable
+    catalog: "QTable"
     sources: Sources
     frame: Frame
     history: tuple[PassStats, ...]
@@ -227,6 +229,8 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
         return image
     if isinstance(image, str | Path):
         return read_exposure(image, config.input, err=err, dq=dq)
+    from astropy.nddata import NDData  # noqa: PLC0415 - slow to import, and a file does not need it
+
     if isinstance(image, NDData):
         return exposure_from_nddata(image, config.input)
     return exposure_from_arrays(image, err, dq, options=config.input)

@@ -164,7 +164,9 @@ class TestPeaks:
     def test_highest_within_half_of_the_cutout(self, half, most):
         """The same peaks, in the same order, as a maximum filter over the whole image finds; also beyond one batch."""
         rng = np.random.default_rng(7)
-        exposure = Exposure.of(rng.normal(0, 9, (240, 200)), (rng.uniform(size=(240, 200)) > 1e-3).astype(float))
+        exposure = Exposure.of(
+            rng.normal(0, 9, (240, 200)), (rng.uniform(size=(240, 200)) > 1e-3).astype(float)
+        )
         image = np.where(exposure.good, exposure.data - np.median(exposure.data[exposure.good]), 0)
         highest = image == maximum_filter(image, 2 * max(half // 2, 1) + 1)
         highest &= (image > 10) & ~binary_dilation(~exposure.good, iterations=2)

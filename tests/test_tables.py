@@ -12,8 +12,9 @@ from crowdfit.catalog import COLUMNS, build_catalog, column
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.io.cards import add_metadata, read_metadata
+from crowdfit.io.formats import FORMATS, check_formats
 from crowdfit.io.headers import normalise_unit
-from crowdfit.io.tables import FORMATS, check_formats, read_catalog, write_catalog
+from crowdfit.io.tables import _READERS, _WRITERS, read_catalog, write_catalog
 
 METADATA = {
     "crowdfit": "0.1.0",
@@ -40,6 +41,11 @@ def catalog(unit="MJy/sr", n=6, metadata=None):
 
 
 @pytest.mark.parametrize("unit", ["MJy/sr", "electron", "adu", ""])
+def test_every_format_has_its_functions():
+    suffixes = [f".{name}" for name in FORMATS]
+    assert list(_WRITERS) == list(_READERS) == suffixes
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_round_trip(tmp_path, suffix, unit):
     """P075: the same numbers to the last bit, units, descriptions and UCDs in every format."""

@@ -204,7 +204,10 @@ class Maxima:
         found = found[:most]
         at = self._around(found, half)
         return Peaks(
-            self.rows[found], self.cols[found], self.image[at].astype(np.float64), self.ivar[at].astype(np.float64)
+            self.rows[found],
+            self.cols[found],
+            self.image[at].astype(np.float64),
+            self.ivar[at].astype(np.float64),
         )
 
     def _highest(self, chosen: NDArray[np.int64], half: int, most: int) -> NDArray[np.int64]:
@@ -266,7 +269,9 @@ def moffat_designs(widths: F64, beta: float, x: NDArray[np.int64], y: NDArray[np
     value = base**-beta
     slope = 2 * beta / alpha2 * value / base
     planes = [np.einsum("kpij,ij->kp", part, share) for part in (value, slope * xx, slope * yy)]
-    return np.stack([*(plane / planes[0].max(axis=1, keepdims=True) for plane in planes), np.ones_like(planes[0])], 1)
+    return np.stack(
+        [*(plane / planes[0].max(axis=1, keepdims=True) for plane in planes), np.ones_like(planes[0])], 1
+    )
 
 
 def in_rings(peaks: Peaks, widths: F64) -> NDArray[np.bool_]:

@@ -7,14 +7,13 @@ of width sigma_shift, which keeps close pairs from exploding (algorithm.md, sect
 """
 
 from dataclasses import dataclass as plain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.sparse import csc_array
-from scipy.sparse.linalg import LinearOperator, lsqr
 
 from crowdfit._kernels import normal
 from crowdfit._kernels.stamps import fill_stamps
@@ -22,6 +21,10 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
+    from scipy.sparse.linalg import LinearOperator
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -92,7 +95,7 @@ class Columns:
         normal.project_residual(self.x, self.y, self.half, self.offset, self.stamps, resid, out)
         return out
 
-    def matrix(self, shape: tuple[int, int], n_terms: int) -> csc_array:
+    def matrix(self, shape: tuple[int, int], n_terms: int) -> "csc_array":
         """Return the design matrix, pixels x (n_terms n) float32, columns star by star."""
         ny, nx = shape
         n = n_terms * len(self.x)
@@ -102,7 +105,7 @@ class Columns:
         normal.fill_design(
             self.x, self.y, self.half, self.offset, self.stamps, shape, n_terms, indptr, indices, values
         )
-        return csc_array((values, indices, indptr), shape=(ny * nx, n))
+        return scipy.sparse.csc_array((values, indices, indptr), shape=(ny * nx, n))
 
 
 @plain(frozen=True, eq=False)
@@ -221,7 +224,9 @@ class LsqrSolve:
         scale = 1 / np.sqrt(np.where(own + prior > 0, own + prior, 1.0)).ravel()
         system = with_prior_rows(design, np.sqrt(prior).ravel(), scale)
         target = np.concatenate([(frame.resid * root).ravel().astype(np.float64), np.zeros(prior.size)])
-        found = lsqr(system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter)
+        found = scipy.sparse.linalg.lsqr(
+            system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter
+        )
         answer = np.zeros((len(sources), 3))
         answer[:, :n_terms] = (found[0] * scale).reshape(len(sources), n_terms)
         diagonal = np.zeros((len(sources), 9))
@@ -229,13 +234,13 @@ class LsqrSolve:
         return _as_fit(frame, sources, answer, diagonal, int(found[2]), found[1] != 7)
 
 
-def column_norms(design: csc_array) -> F64:
+def column_norms(design: "csc_array") -> F64:
     """Return the squared lengths of the columns, float64."""
     squares = np.concatenate([[0.0], np.cumsum(design.data.astype(np.float64) ** 2)])
     return np.diff(squares[design.indptr])
 
 
-def with_prior_rows(design: csc_array, prior: F64, scale: F64) -> LinearOperator:
+def with_prior_rows(design: "csc_array", prior: F64, scale: F64) -> "LinearOperator":
     """Return the operator of the design matrix with one row per prior below it, its columns scaled."""
     pixels, n = design.shape
     rows = design.T
@@ -247,7 +252,9 @@ def with_prior_rows(design: csc_array, prior: F64, scale: F64) -> LinearOperator
     def backward(v: F64) -> F64:
         return np.asarray(scale * (rows @ v[:pixels] + prior * v[pixels:]))
 
-    return LinearOperator((pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64)
+    return scipy.sparse.linalg.LinearOperator(
+        (pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64
+    )
 
 
 def _freeze_shifts(own: F64, rhs: F64) -> None:

@@ -283,7 +283,7 @@ def _drain(
         history.append(state.stats)
         log.info(
             "pass %d: %d sources, %d new, chi %.3f, FWHM %.2f px, %.1f s", state.pass_no, state.stats.n_sources,
-            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds,
+            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds, extra={"done": "pass"},
         )  # fmt: skip
         if record is not None:
             record.add(state)

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from astropy.nddata import NDData
-from astropy.table import QTable
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
@@ -32,9 +30,13 @@ from crowdfit.psf.initial import GivenPsf, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
 
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
+    from astropy.table import QTable
+
 log = logging.getLogger(__name__)
 
-ImageLike: TypeAlias = ArrayLike | Exposure | NDData | str | Path
+ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class FitResult:
         Versions, settings and input checksum, as written to every file.
     """
 
-    catalog: QTable
+    catalog: "QTable"
     sources: Sources
     frame: Frame
     history: tuple[PassStats, ...]
@@ -179,11 +181,14 @@ def _fit(
 ) -> FitResult:
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
-    start = Frame.start(exposure, _first_psf(psf, exposure, chosen), chosen.stamps)
+    first_psf = _first_psf(psf, exposure, chosen)
+    log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
+    start = Frame.start(exposure, first_psf, chosen.stamps)
     metadata = _metadata(exposure, chosen, psf)
     keep = _start_record(record, metadata, chosen, exposure)
     times = {"start": time.perf_counter() - began}
     history: list[PassStats] = []
+    log.debug("%s: first pass begins", exposure.name, extra={"done": "start"})
     state, reason = _drain((start,), chosen, sources, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
@@ -231,6 +236,8 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
         return image
     if isinstance(image, str | Path):
         return read_exposure(image, config.input, err=err, dq=dq)
+    from astropy.nddata import NDData  # noqa: PLC0415 - slow to import, and a file does not need it
+
     if isinstance(image, NDData):
         return exposure_from_nddata(image, config.input)
     return exposure_from_arrays(image, err, dq, options=config.input)
@@ -281,7 +288,7 @@ def _drain(
         history.append(state.stats)
         log.info(
             "pass %d: %d sources, %d new, chi %.3f, FWHM %.2f px, %.1f s", state.pass_no, state.stats.n_sources,
-            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds,
+            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds, extra={"done": "pass"},
         )  # fmt: skip
         if record is not None:
             record.add(state)

@@ -15,7 +15,7 @@ import typer
 
 from crowdfit import console
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
-from crowdfit.job import DONE, FAILED, INTERRUPTED, Job, prepare, refuse
+from crowdfit.job import DONE, FAILED, INTERRUPTED, Interrupted, Job, prepare, refuse
 
 DEMO_FOLDER = Path("crowdfit_demo")
 
@@ -95,15 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = None if arguments is None else list(arguments)
     try:
-        return app(args=given, prog_name="crowdfit", standalone_mode=False) or DONE
+        status = app(args=given, prog_name="crowdfit", standalone_mode=False) or DONE
     except UsageError as error:
         message = error.format_message().removesuffix(".")
         return refuse(f"{message} (see {error.ctx.command_path} --help)" if message else "")
     except CrowdfitError as error:
         return refuse(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        console.say("interrupted")
+    except Interrupted as end:
+        console.say(str(end))
         return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
     except BrokenPipeError:
         # the reader of our pipe has gone; without this, Python would fail once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError) as error:
         console.say(f"error: {str(error) or 'out of memory'}")
         return FAILED
+    if status == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
+        console.say("interrupted")
+    return status
 
 
 def _print_version(wanted: bool) -> None:

@@ -100,3 +100,14 @@ def test_sampling_does_not_matter(make):
     for oversample in (3, 4, 5):
         stamp = make(3.0, oversample=oversample, radius=15).stamp(0.2, 0.4)
         assert np.abs(stamp - reference).max() < 2e-3 * reference.max()
+
+
+@pytest.mark.parametrize("oversample", [1, 2, 3, 4])
+@pytest.mark.parametrize("make", [gaussian, moffat, airy])
+def test_round_is_the_limit_of_elliptical(make, oversample):
+    """A quadrant is computed of one and all of the other."""
+    full = make(2.0, ellipticity=1e-14, oversample=oversample, radius=7).cube[0]
+    table = make(2.0, oversample=oversample, radius=7).cube[0]
+    np.testing.assert_allclose(table, full, atol=1e-12)
+    for other in (table[::-1], table[:, ::-1], table.T):
+        np.testing.assert_allclose(table, other, rtol=1e-12)

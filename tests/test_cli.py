@@ -195,7 +195,7 @@ def test_arguments_reach_the_library(image: Path, tmp_path: Path, fit_image: Fit
     assert call["image"].shape == (32, 32)
     np.testing.assert_array_equal(call["positions"].x, [3, 5])
     assert call["record"] == out / "field_run.h5"
-    assert call["progress"] is None
+    call["progress"](state(0))  # nothing is shown where standard error is no terminal
     assert fit_image.results[0].written == [(out, ("csv", "vot")), (out / "field_report.html", ())]
     said = capsys.readouterr()
     assert said.err == ""
@@ -258,6 +258,8 @@ def test_too_many_threads_are_refused(image: Path, tmp_path: Path, fit_image: Fi
 def test_interrupt_says_where_the_finished_passes_are(image: Path, tmp_path: Path, fit_image: Fits, capsys):
     def interrupt(given):
         given["record"].write_text("two passes")
+        given["progress"](state(0))
+        given["progress"](state(1))
         raise KeyboardInterrupt
 
     fit_image.ending = interrupt
@@ -267,6 +269,49 @@ def test_interrupt_says_where_the_finished_passes_are(image: Path, tmp_path: Pat
     assert len(fit_image.calls) == 1
     wanted = f"crowdfit: {image}: interrupted; the finished passes are kept in {tmp_path}/field_run.h5\n"
     assert capsys.readouterr().err == wanted
+
+
+def test_interrupt_before_the_first_pass(image: Path, tmp_path: Path, fit_image: Fits, capsys):
+    """The record of an earlier run is not taken for one of this run."""
+
+    def interrupt(given):
+        raise KeyboardInterrupt
+
+    fit_image.ending = interrupt
+    (tmp_path / "field_run.h5").write_text("last week")
+    assert main(["fit", str(image), "-o", str(tmp_path)]) == INTERRUPTED
+    assert capsys.readouterr().err == f"crowdfit: {image}: interrupted\n"
+
+
+@pytest.mark.parametrize("place", ["crowdfit.io.products.check_output", "crowdfit.cli._aligned"])
+def test_interrupt_outside_a_fit(image: Path, tmp_path: Path, monkeypatch, capsys, place: str):
+    """Ctrl-C while the output folder is looked at, or in another command, is said in one line."""
+
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    command = ["flags"] if "aligned" in place else ["fit", str(image), "-o", str(tmp_path)]
+    assert main(command) == INTERRUPTED
+    assert capsys.readouterr().err == "crowdfit: interrupted\n"
+
+
+@pytest.mark.parametrize("module", ["typer", "crowdfit.config", "numba.core.decorators", "astropy.io.fits"])
+def test_interrupt_while_packages_are_imported(tmp_path: Path, module: str):
+    code = f"""
+import sys
+from crowdfit.__main__ import main
+
+class Interrupt:
+    def find_spec(name, *rest):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt)
+print(main(["fit", "{tmp_path}/none.fits", "-o", "{tmp_path}/out"]))
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")
 
 
 def test_failure_of_the_machine_is_status_1(image: Path, tmp_path: Path, fit_image: Fits, capsys):

@@ -6,11 +6,10 @@ follows is the same for all (`crowdfit.io.build`).
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import NDData, StdDevUncertainty
 from astropy.units import Quantity
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,6 +19,9 @@ from crowdfit.io.build import build_exposure
 from crowdfit.io.hdus import Layers, Plane, file_stem, read_layers, read_plane, sha256_of
 from crowdfit.io.options import InputOptions
 from crowdfit.io.positions import Positions, check_positions, read_positions
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
 
 __all__ = [
     "InputOptions",
@@ -115,7 +117,7 @@ def _checksum(source: str | Path | ArrayLike) -> str:
 
 
 def exposure_from_nddata(
-    ndd: NDData, options: InputOptions | None = None, *, name: str = "image"
+    ndd: "NDData", options: InputOptions | None = None, *, name: str = "image"
 ) -> Exposure:
     """Make an exposure of an NDData or CCDData with its uncertainty, mask, flags, unit, WCS and header.
 
@@ -128,6 +130,8 @@ def exposure_from_nddata(
     name : str
         For messages and file names.
     """
+    from astropy.nddata import StdDevUncertainty  # noqa: PLC0415 - slow to import, and no file needs it
+
     err = None
     if ndd.uncertainty is not None:
         try:

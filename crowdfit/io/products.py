@@ -10,8 +10,8 @@ from astropy.io import fits
 
 from crowdfit.io.atomic import atomic_path, check_writable
 from crowdfit.io.cards import add_metadata
+from crowdfit.io.formats import check_formats
 from crowdfit.io.hdus import file_stem
-from crowdfit.io.tables import check_formats, write_catalog
 
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
@@ -57,7 +57,7 @@ def write_products(
     directory : str or Path
         Output folder; made if missing.
     formats : sequence of str
-        Catalogue formats, see `crowdfit.io.tables.FORMATS`.
+        Catalogue formats, see `crowdfit.io.formats.FORMATS`.
 
     Returns
     -------
@@ -69,6 +69,8 @@ def write_products(
     InputError
         If the folder cannot be written, or a format is unknown.
     """
+    from crowdfit.io.tables import write_catalog  # noqa: PLC0415 - tables are slow to import
+
     directory = check_output(directory, formats)
     name = result.exposure.name
     written = [

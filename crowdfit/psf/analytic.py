@@ -98,8 +98,10 @@ def sampled(
     """Return the PSF whose surface brightness is `profile` of the squared elliptical radius (pix^2).
 
     Each sample is the mean of the profile over the pixel around it, by a product of two Gauss-Legendre rules.
+    Of a round one only a quadrant is computed.
     """
-    grid = np.arange(-radius * oversample, radius * oversample + 1) / oversample
+    is_round = ellipticity == 0
+    grid = np.arange(0 if is_round else -radius * oversample, radius * oversample + 1) / oversample
     q = 1 - ellipticity
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     x = (grid[:, np.newaxis] + _NODES).ravel()
@@ -108,4 +110,6 @@ def sampled(
         y = grid[:, np.newaxis] + node
         surface = profile((c * x + s * y) ** 2 * q + (c * y - s * x) ** 2 / q)
         table += weight * (surface.reshape(len(grid), len(grid), len(_NODES)) @ _WEIGHTS)
+    if is_round:
+        table = np.pad(table, ((len(table) - 1, 0), (len(table) - 1, 0)), "reflect")
     return EPSF.from_samples(table, oversample)

@@ -8,14 +8,13 @@ of width sigma_shift, which keeps close pairs from exploding (algorithm.md, sect
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass as plain
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.sparse import csc_array
-from scipy.sparse.linalg import LinearOperator, lsqr
 
 from crowdfit._kernels import normal
 from crowdfit._kernels.stamps import fill_stamps
@@ -23,6 +22,10 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
+    from scipy.sparse.linalg import LinearOperator
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -93,7 +96,7 @@ class Columns:
         normal.project_residual(self.x, self.y, self.half, self.offset, self.stamps, resid, out)
         return out
 
-    def matrix(self, shape: tuple[int, int], n_terms: int) -> csc_array:
+    def matrix(self, shape: tuple[int, int], n_terms: int) -> "csc_array":
         """Return the design matrix, pixels x (n_terms n) float32, columns star by star."""
         ny, nx = shape
         n = n_terms * len(self.x)
@@ -103,7 +106,7 @@ class Columns:
         normal.fill_design(
             self.x, self.y, self.half, self.offset, self.stamps, shape, n_terms, indptr, indices, values
         )
-        return csc_array((values, indices, indptr), shape=(ny * nx, n))
+        return scipy.sparse.csc_array((values, indices, indptr), shape=(ny * nx, n))
 
 
 @plain(frozen=True, eq=False)
@@ -229,19 +232,19 @@ class LsqrSolve(Solver):
         scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0)).ravel()
         system = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
         target = np.concatenate([resid.ravel().astype(np.float64), np.zeros(extra.size)])
-        found = lsqr(system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter)
+        found = scipy.sparse.linalg.lsqr(system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter)
         unknowns = np.zeros((n, 3))
         unknowns[:, :n_terms] = (found[0] * scale).reshape(n, n_terms)
         return Answer(unknowns, own, int(found[2]), found[1] != 7)
 
 
-def column_norms(design: csc_array) -> F64:
+def column_norms(design: "csc_array") -> F64:
     """Return the squared lengths of the columns, float64."""
     squares = np.concatenate([[0.0], np.cumsum(design.data.astype(np.float64) ** 2)])
     return np.diff(squares[design.indptr])
 
 
-def with_prior_rows(design: csc_array, prior: F64, scale: F64) -> LinearOperator:
+def with_prior_rows(design: "csc_array", prior: F64, scale: F64) -> "LinearOperator":
     """Return the operator of the design matrix with one row per prior below it, its columns scaled."""
     pixels, n = design.shape
     rows = design.T
@@ -253,7 +256,9 @@ def with_prior_rows(design: csc_array, prior: F64, scale: F64) -> LinearOperator
     def backward(v: F64) -> F64:
         return np.asarray(scale * (rows @ v[:pixels] + prior * v[pixels:]))
 
-    return LinearOperator((pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64)
+    return scipy.sparse.linalg.LinearOperator(
+        (pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64
+    )
 
 
 def _freeze_shifts(own: F64, cross: F32, rhs: F64) -> F32:

@@ -5,14 +5,17 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+from crowdfit.scene import LADDER
 from crowdfit.simulate import SCENES, Scene, named_scene, simulate
 
 SMOKE = dataclasses.replace(SCENES["dense"], ny=256, nx=256, n_stars=4000, dead_columns=1)
 """The density and everything else of `dense` on a sixteenth of its area."""
 
-BENCH_SCENES: dict[str, Scene] = {name: SCENES[name] for name in ("dense", "sparse", "undersampled")} | {
+BENCH_SCENES: dict[str, Scene] = {name: scene for name, scene in SCENES.items() if name != "demo"} | {
     "smoke": SMOKE
 }
+GROUPS = {"ladder": tuple(f"ladder{pixels}" for pixels in LADDER)}
+"""Names that stand for several scenes."""
 
 DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "crowdfit-benchmarks"
 

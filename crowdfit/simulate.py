@@ -201,7 +201,9 @@ def draw_stars(scene: Scene, places: np.random.Generator, fluxes: np.random.Gene
 
 def _draw_cluster(scene: Scene, cluster: Cluster, rng: np.random.Generator) -> F64:
     """Return x, y of the members, (2, n); those drawn outside the frame and margin are drawn again."""
-    radius = np.linspace(0, cluster.concentration, 4000)
+    corner = np.hypot(*(max(at, size - at) for at, size in ((cluster.x, scene.nx), (cluster.y, scene.ny))))
+    farthest = (corner + 2 * scene.margin + 2) / cluster.core_radius
+    radius = np.linspace(0, min(cluster.concentration, farthest), 4000)
     edge = 1 / np.hypot(1, cluster.concentration)
     density = (1 / np.hypot(1, radius) - edge) ** 2 * radius
     inside = np.append(0, np.cumsum(density[1:] + density[:-1]))

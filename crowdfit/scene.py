@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 
 @dataclass(frozen=True, kw_only=True, config=REAL)
 class Cluster:
-    """A star cluster with the surface density of King (1962, AJ 67, 471).
+    """A star cluster with the surface density of King (1962, AJ 67, 471), or of Elson et al. (1987, ApJ 323, 54).
 
     Its `n_stars` stars come on top of those of the field and follow the same luminosity function; all of
     them lie inside the frame and its margin.
@@ -46,8 +46,9 @@ class Cluster:
     y: float = Field(description="row of the centre, inside the frame (pix)")
     n_stars: Count = Field(description="number of stars")
     core_radius: PositiveFloat = Field(description="King core radius (pix)")
-    concentration: float = Field(
-        default=10.0, gt=1, le=1e6, description="tidal radius in core radii; 1e4 leaves 1/(1 + (r/core)^2)"
+    concentration: float = Field(default=10.0, gt=1, description="radius where it ends, in core radii")
+    gamma: PositiveFloat | None = Field(
+        default=None, description="outer slope of (1 + (r/core)^2)^(-gamma/2); None: King's tidal profile"
     )
 
 
@@ -132,7 +133,7 @@ SCENES: Final[Mapping[str, Scene]] = MappingProxyType(
         ),
         "cluster": dataclasses.replace(
             _DENSE, n_stars=0, fwhm=3.2, beta=3.0, ellipticity=0.0, wing_fraction=0.0,
-            clusters=(Cluster(x=511.5, y=511.5, n_stars=40_000, core_radius=120.0, concentration=1e4),),
+            clusters=(Cluster(x=511.5, y=511.5, n_stars=40_000, core_radius=120.0, gamma=4.0),),
         ),
         "big": dataclasses.replace(_DENSE, ny=2048, nx=2048, n_stars=240_000),
         **{f"ladder{pixels}": _rung(pixels) for pixels in LADDER},

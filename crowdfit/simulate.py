@@ -204,8 +204,11 @@ def _draw_cluster(scene: Scene, cluster: Cluster, rng: np.random.Generator) -> F
     corner = np.hypot(*(max(at, size - at) for at, size in ((cluster.x, scene.nx), (cluster.y, scene.ny))))
     farthest = (corner + 2 * scene.margin + 2) / cluster.core_radius
     radius = np.linspace(0, min(cluster.concentration, farthest), 4000)
-    edge = 1 / np.hypot(1, cluster.concentration)
-    density = (1 / np.hypot(1, radius) - edge) ** 2 * radius
+    if cluster.gamma is None:
+        edge = 1 / np.hypot(1, cluster.concentration)
+        density = (1 / np.hypot(1, radius) - edge) ** 2 * radius
+    else:
+        density = np.hypot(1, radius) ** -cluster.gamma * radius
     inside = np.append(0, np.cumsum(density[1:] + density[:-1]))
     inside /= inside[-1]
     low, high = -0.5 - scene.margin, np.array([[scene.nx], [scene.ny]]) - 0.5 + scene.margin

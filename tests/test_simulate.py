@@ -73,16 +73,20 @@ class TestTruth:
         assert kstest(radius, lambda r: inside(r) / inside(600)).pvalue > 1e-3
         assert kstest(radius, lambda r: inside(0.9 * r) / inside(600)).pvalue < 1e-6
 
-    def test_cluster_without_a_tidal_edge(self):
-        """The scene `cluster`: surface density 1/(1 + (r/core)^2), cut off by the frame alone."""
+    def test_cluster_with_an_outer_slope(self):
+        """The scene `cluster`: (1 + (r/core)^2)^-2, whose number inside r is closed, cut off by the frame alone."""
         stars = stars_of(SCENES["cluster"])
         assert len(stars) == 40_000
         radius = np.hypot(stars["x"] - 511.5, stars["y"] - 511.5)
         inner = radius[radius < 500]
-        total = np.log1p((500 / 120) ** 2)
-        assert kstest(inner, lambda r: np.log1p((r / 120) ** 2) / total).pvalue > 1e-3
-        assert kstest(inner, lambda r: np.log1p((r / 110) ** 2) / np.log1p((500 / 110) ** 2)).pvalue < 1e-6
-        assert np.ptp(stars["x"]) > 1040
+
+        def inside(r, core):
+            share = (r / core) ** 2 / (1 + (r / core) ** 2)
+            return share * (1 + (core / 500) ** 2)
+
+        assert kstest(inner, lambda r: inside(r, 120)).pvalue > 1e-3
+        assert kstest(inner, lambda r: inside(r, 115)).pvalue < 1e-6
+        assert np.ptp(stars["x"]) > 1000
 
     def test_ladder_has_rungs_of_density(self):
         """Pixels per star as the names say, everything else alike."""

@@ -201,7 +201,7 @@ def draw_stars(scene: Scene, places: np.random.Generator, fluxes: np.random.Gene
 
 def _draw_cluster(scene: Scene, cluster: Cluster, rng: np.random.Generator) -> F64:
     """Return x, y of the members, (2, n); those drawn outside the frame and margin are drawn again."""
-    corner = np.hypot(*(max(at, size - at) for at, size in ((cluster.x, scene.nx), (cluster.y, scene.ny))))
+    corner = np.hypot(max(cluster.x, scene.nx - cluster.x), max(cluster.y, scene.ny - cluster.y))
     farthest = (corner + 2 * scene.margin + 2) / cluster.core_radius
     radius = np.linspace(0, min(cluster.concentration, farthest), 4000)
     if cluster.gamma is None:

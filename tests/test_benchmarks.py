@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from benchmarks import floor, kernels, run, scenes, smoke
 from benchmarks.run import Setup
@@ -58,6 +59,29 @@ class TestScenes:
         monkeypatch.setitem(scenes.BENCH_SCENES, "smoke", dataclasses.replace(scenes.SMOKE, n_stars=10))
         assert scenes.scene_file("smoke", 3, tmp_path) != path
 
+    def test_groups_stand_for_their_members(self):
+        assert scenes.expand(["ladder", "dense"]) == [
+            "ladder200", "ladder100", "ladder50", "ladder25", "ladder12", "ladder8", "dense",
+        ]  # fmt: skip
+        assert set(scenes.expand(["ladder"])) <= set(scenes.BENCH_SCENES)
+        assert {"sparse", "dense", "undersampled", "cluster", "big"} <= set(scenes.BENCH_SCENES)
+
+    def test_jobs(self, tmp_path, monkeypatch):
+        """A scene once a seed; files and real fields have no seeds, and real fields a configuration."""
+        monkeypatch.setitem(scenes.BENCH_SCENES, "smoke", TINY)
+        wanted = scenes.jobs(["smoke", "real", "a/mine.fits"], [3, 4], tmp_path)
+        assert [(job.field, job.seed) for job in wanted[:2]] == [("smoke", 3), ("smoke", 4)]
+        assert all(job.path.exists() for job in wanted[:2])
+        assert {job.field for job in wanted[2:-1]} == set(scenes.REAL_FIELDS)
+        assert {job.seed for job in wanted[2:]} == {0}
+        assert wanted[2].config == "irac"
+        assert wanted[-1].path.is_absolute()
+
+    def test_has_truth(self, field, tmp_path):
+        assert scenes.has_truth(field)
+        fits.writeto(tmp_path / "bare.fits", np.ones((4, 4)))
+        assert not scenes.has_truth(tmp_path / "bare.fits")
+
     def test_smoke_is_as_dense_as_dense(self):
         def density(scene):
             return scene.n_stars / ((scene.nx + 2 * scene.margin) * (scene.ny + 2 * scene.margin))
@@ -86,7 +110,27 @@ class TestRun:
         assert record["fit"]["passes"] == 2
         assert record["fit"]["stop_reason"] == "max_passes"
         assert record["fit"]["stage_seconds"]["solve"] > 0
+        assert record["code"] == "crowdfit"
+        assert record["counts"]["n_cat"] >= record["counts"]["n_snr10"] > 10
+        assert 0.5 < record["fit"]["chi"] < 3
         assert capsys.readouterr().out.count("tiny") == 2
+
+    def test_field_without_truth(self, field, tmp_path, capsys):
+        """Cost, residual and number of stars are recorded, and nothing is scored."""
+        with fits.open(field) as hdus:
+            hdus["SCI"].writeto(tmp_path / "bare.fits")
+        out = tmp_path / "runs.jsonl"
+        argv = [str(tmp_path / "bare.fits"), "--no-warm-up", "--out", str(out), "--work", str(tmp_path)]
+        assert run.main([*argv, "--set", "stop.max_passes=1", "--set", "output.report=false"]) == 0
+        record = json.loads(out.read_text())
+        assert "score" not in record
+        assert record["counts"]["n_cat"] > 10
+        assert capsys.readouterr().out.splitlines()[-1].split()[5:] == ["-"] * 9
+
+    def test_missing_real_field_is_said(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(scenes.REAL_FIELDS, "m92_v", scenes.RealField("absent.fits"))
+        assert run.main(["m92_v", "--no-warm-up", "--work", str(tmp_path), "--out", str(tmp_path / "o")]) == 0
+        assert "m92_v: missing" in capsys.readouterr().out
 
     def test_failed_fit_is_reported(self, tmp_path, capsys):
         broken = tmp_path / "broken.fits"
@@ -145,6 +189,11 @@ class TestRun:
         assert lines[-1].split()[:6] == ["dense", "med", "1.0", "2.0", "3", "0.800"]
         assert lines[-1].split()[-1] == "-"
 
+    def test_codes_have_lines_of_their_own(self):
+        records = [{"field": "dense", "seed": 1, "status": 0, "code": code} for code in ("crowdfit", "floor")]
+        heads = [line[:18].strip() for line in run.table(records).splitlines()]
+        assert heads == ["field", "dense", "dense floor"]
+
 
 def test_smoke_judges_figures():
     figures = {"f1_snr10": 0.9, "f1_snr5": 0.8, "bins": [{"snr": "50-200", "bias_mmag": 3.0}]}
@@ -163,12 +212,24 @@ def test_floor_is_unbiased_and_nearly_complete(monkeypatch):
     """P116: the true sources with the true PSF, fitted linearly, come out right."""
     scene = dataclasses.replace(TINY, ny=200, nx=200, n_stars=600, seed=4)
     monkeypatch.setitem(scenes.BENCH_SCENES, "smoke", scene)
-    figures = floor.floor("smoke", 4)["score"]
+    record = floor.floor("smoke", 4)
+    assert (record["field"], record["code"], record["size"]) == ("smoke", "floor", [200, 200])
+    figures = record["score"]
     assert figures["completeness_snr10"] > 0.97
     assert figures["false_frac_snr10"] < 0.03
     bright = next(b for b in figures["bins"] if b["snr"] == "50-200")
     assert abs(bright["bias_mmag"]) < 10
     assert bright["scatter"] < 0.03
+
+
+def test_floor_is_recorded(monkeypatch, tmp_path, capsys):
+    """It goes to the file of results, with the code and machine it was made with."""
+    monkeypatch.setitem(scenes.BENCH_SCENES, "smoke", TINY)
+    floor.main(["smoke", "--seeds", "1", "2", "--out", str(tmp_path / "runs.jsonl")])
+    records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [(r["code"], r["field"], r["seed"]) for r in records] == [("floor", "smoke", s) for s in (1, 2)]
+    assert {"commit", "versions", "host", "time"} <= set(records[0])
+    assert "smoke floor" in capsys.readouterr().out
 
 
 class TestKernels:

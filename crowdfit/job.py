@@ -112,7 +112,7 @@ class Job:
 
         record = product_path(self.out, image.name, "run")
         try:
-            result = self._fit(image, record)
+            result = self.fit(image, record)
         except KeyboardInterrupt:
             kept = f"; the finished passes are kept in {record}" if record.exists() else ""
             console.say(f"{image}: interrupted{kept}")
@@ -125,7 +125,8 @@ class Job:
             console.tell("\n  ".join([_summary(image, result), *map(str, files)]))
         return DONE
 
-    def _fit(self, image: Path, record: Path) -> "FitResult":
+    def fit(self, image: Path, record: Path | None = None) -> "FitResult":
+        """Fit one image, with a run record if a path is given, and write nothing else."""
         from crowdfit.api import fit_image  # noqa: PLC0415
         from crowdfit.io.fits import read_exposure, read_positions  # noqa: PLC0415
 

@@ -4,12 +4,16 @@ import dataclasses
 import json
 import sys
 
+import numba
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from benchmarks import floor, kernels, run, scenes, smoke
+from benchmarks.machine import Machine, measure_machine
+from benchmarks.operations import count_operations
 from benchmarks.run import Setup
+from crowdfit._kernels import filters, normal
 from crowdfit.simulate import SCENES, simulate
 
 TINY = dataclasses.replace(SCENES["demo"], ny=96, nx=110, n_stars=200, dead_columns=0)
@@ -239,14 +243,59 @@ class TestKernels:
         names = {r.name for r in recorders}
         assert {"normal.fill_blocks", "stamps.fill_stamps", "render.add_stars"} <= names
         assert sum(r.seconds for r in recorders) < wall
-        text = kernels.report(recorders[:2], wall, [1], made.data.size)
-        assert "all kernels" in text.splitlines()[-1]
+        chosen = [r for r in recorders if r.name in ("stamps.fill_stamps", "filters.correlate")]
+        text = kernels.report(chosen, wall, {1: Machine(1e12, 1e9)}, made.data.size)
+        lines = text.splitlines()
+        assert lines[0] == "x1: 1000.0 GB/s, 1.0 Gflop/s"
+        assert "all kernels" in lines[-1]
+        for line, r in zip(lines[2:4], sorted(chosen, key=lambda r: -r.seconds), strict=True):
+            cells = line.split()
+            assert cells[0] == r.name
+            assert float(cells[6]) == pytest.approx(r.count() / 1e6, abs=0.005)
+            assert float(cells[5]) == pytest.approx(r.size / 1e6, abs=0.005)
+            assert cells[-1] == "arithmetic"
         assert not any(
             isinstance(value, kernels.Recorder)
             for name, module in sys.modules.items()
             if name.startswith("crowdfit")
             for value in vars(module).values()
         )
+
+    def test_operations_are_counted(self):
+        """By hand: a dot product of n numbers has 2 n, the nine of a block 18 n + 9, a correlation 2 per tap."""
+        rows = np.random.default_rng(1).normal(size=(3, 40)).astype(np.float32)
+        acc = np.zeros(9)
+        assert count_operations(normal.dot_rows, (rows[0], rows[1])) == 80
+        assert count_operations(normal.overlap_block, (*rows, *rows, acc)) == 18 * 40 + 9
+        np.testing.assert_allclose(acc, (rows.astype(float) @ rows.T.astype(float)).ravel(), rtol=1e-6)
+        image, psf = np.ones((30, 30), np.float32), np.ones((5, 5), np.float32)
+        inner = 2 * 25 * 26 * 26
+        assert inner < count_operations(filters.correlate, (image, psf, np.zeros_like(image))) <= 2 * 25 * 900
+
+    def test_counting_copy_does_the_same(self):
+        """Loops, branches, kernels in other modules and array expressions: the counted call fills the same numbers."""
+        rng = np.random.default_rng(2)
+        own = rng.normal(size=(20, 9)) + 5 * np.eye(3).ravel()
+        own = own[:, [0, 1, 2, 1, 4, 5, 2, 5, 8]]
+        one, two = np.zeros((20, 9)), np.zeros((20, 9))
+        normal.invert_blocks(own, one)
+        assert count_operations(normal.invert_blocks, (own, two)) > 20 * 20
+        np.testing.assert_allclose(two, one, rtol=1e-12)
+
+    def test_least_time(self):
+        machine = Machine(bytes_per_s=10.0, ops_per_s=100.0)
+        assert machine.least_seconds(50, 100) == 5
+        assert machine.binds(50, 100) == "memory"
+        assert machine.least_seconds(5, 100) == 1
+        assert machine.binds(5, 100) == "arithmetic"
+
+    def test_machine_is_measured(self):
+        """More than any loop of single numbers, less than any machine there is, and the threads are given back."""
+        before = numba.get_num_threads()
+        machine = measure_machine(1, tries=2)
+        assert 1e8 < machine.bytes_per_s < 1e13
+        assert 1e9 < machine.ops_per_s < 1e13
+        assert numba.get_num_threads() == before
 
     def test_copies_are_deep(self):
         array = np.ones(3)

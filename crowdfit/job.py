@@ -3,11 +3,8 @@
 Only maps: reading, fitting and writing are library calls, so a script that makes them gets the same numbers.
 """
 
-<<<<<<< HEAD
 import json
-=======
 import logging
->>>>>>> w-start
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +137,7 @@ class Job:
         """Fit one image and write its files; the number of every finished pass is added to `passes`."""
         from crowdfit.io.products import product_path  # noqa: PLC0415
 
-        result = self._fit(image, record, passes)
+        result = self.fit(image, record, passes)
         output = result.config.output
         files = [*result.write(self.out, formats=output.formats), *([record] if output.run_record else [])]
         if output.report:
@@ -149,7 +146,11 @@ class Job:
             console.tell("\n  ".join([_summary(image, result), *map(str, files)]))
         return DONE
 
-    def _fit(self, image: Path, record: Path, passes: list[int]) -> "FitResult":
+    def fit(self, image: Path, record: Path | None = None, passes: list[int] | None = None) -> "FitResult":
+        """Fit one image and write nothing but a run record, if a path is given.
+
+        The number of every finished pass is added to `passes`.
+        """
         from crowdfit.api import fit_image  # noqa: PLC0415
         from crowdfit.io.fits import read_exposure, read_positions  # noqa: PLC0415
 
@@ -162,7 +163,8 @@ class Job:
         with console.progress(self.level, image.name) as show:
 
             def follow(state: "State") -> None:
-                passes.append(state.pass_no)
+                if passes is not None:
+                    passes.append(state.pass_no)
                 if show is not None:
                     show(state)
 

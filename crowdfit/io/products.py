@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crowdfit.exposure import Exposure
     from crowdfit.psf.epsf import EPSF
 
-__all__ = ["check_output", "product_path", "write_fit_image", "write_products"]
+__all__ = ["check_output", "image_header", "product_path", "write_fit_image", "write_products"]
 
 _NAMES: Final = {"fit": "_fit.fits", "run": "_run.h5", "report": "_report.html"}
 
@@ -101,7 +101,7 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     path = Path(path)
     primary = fits.PrimaryHDU()
     add_metadata(primary.header, result.metadata)
-    header = _image_header(result.exposure)
+    header = image_header(result.exposure)
     planes = {"MODEL": result.model, "SKY": result.sky, "RESIDUAL": result.residual}
     images = [
         fits.ImageHDU(np.asarray(plane, np.float32), header=header, name=name)
@@ -112,7 +112,7 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     return path
 
 
-def _image_header(exposure: "Exposure") -> fits.Header:
+def image_header(exposure: "Exposure") -> fits.Header:
     """Return WCS and unit of an exposure as a header."""
     if exposure.wcs is None:
         header = fits.Header()

@@ -172,7 +172,7 @@ class Solver(ABC):
 
     @abstractmethod
     def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
-        """Return the answer for a whitened residual (ny, nx); `prior` (n,) as in `shift_prior`, None: flux only."""
+        """Return the answer for a whitened residual (ny, nx); `prior` (n,) of `shift_prior`, None: flux only."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -313,6 +313,29 @@ print(main(["fit", "{tmp_path}/none.fits", "-o", "{tmp_path}/out"]))
     assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")
 
 
+def test_interrupt_is_not_lost_in_a_callback():
+    """A signal at the end of a kernel is handled where no exception gets out; the command ends all the same."""
+    code = """
+import signal, time, weakref
+import crowdfit.__main__, crowdfit.cli
+
+class Thing:
+    pass
+
+def work(arguments):
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+    del thing
+    for _ in range(600):
+        time.sleep(0.1)
+
+crowdfit.cli.main = work
+print(crowdfit.__main__.main([]))
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")
+
+
 def test_failure_of_the_machine_is_status_1(image: Path, tmp_path: Path, fit_image: Fits, capsys):
     def fill_disk(given):
         raise OSError(28, "No space left on device")

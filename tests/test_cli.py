@@ -115,6 +115,25 @@ print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules], "STATUS", st
     assert "simulate" in done.stdout
 
 
+def test_fit_starts_without_what_it_needs_later():
+    """Tables, coordinates, plots and splines are loaded when they are used, for each takes its tenth of a second."""
+    later = (
+        "astropy.table",
+        "astropy.coordinates",
+        "scipy.interpolate",
+        "scipy.spatial",
+        "matplotlib",
+        "jinja2",
+    )
+    code = f"""
+import sys
+import crowdfit.api, crowdfit.io.products
+print([name for name in {later!r} if name in sys.modules])
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_module_is_a_command():
     done = python("-m", "crowdfit", "--version")
     assert (done.returncode, done.stdout) == (0, f"crowdfit {crowdfit.__version__}\n")

@@ -5,7 +5,7 @@
 
 Each run is the command itself: `crowdfit fit FIELD --log-json LOG`. The log says, with the CPU time of the
 process and the time of day, when packages were imported, when the image was read, when the first PSF was made,
-when the first pass began and when it ended; then the process is interrupted. Wall times count from just before
+when the first pass began and when it ended; then the process is killed. Wall times count from just before
 the process was started. The first pass stands below the total, so that work that is only put off shows there.
 
 What it costs to load compiled kernels from numba's cache is asked in one more process per field, in which the
@@ -15,7 +15,6 @@ loading is timed: before the first pass, and in it. Only the kernels that are in
 import argparse
 import json
 import logging
-import signal
 import statistics
 import subprocess
 import sys
@@ -86,7 +85,7 @@ def run_once(field: Path, *settings: str) -> dict[str, Seconds]:
         try:
             marks = _marks(process, log)
         finally:
-            process.send_signal(signal.SIGINT)
+            process.kill()
             _, said = process.communicate()
     if marks is None:
         raise RuntimeError(f"{field}: no first pass (status {process.returncode}): {said.strip()[-500:]}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import numba
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from benchmarks import floor, kernels, run, scenes, smoke
+from benchmarks import floor, kernels, run, scenes, smoke, startup
 from benchmarks.machine import Machine, measure_machine
 from benchmarks.operations import count_operations
 from benchmarks.run import Setup
@@ -304,3 +305,45 @@ class TestKernels:
         assert inner is not array
         assert again is not array
         assert kernels.count_bytes(((array, 2), array)) == 48
+
+
+class TestStartup:
+    def test_phases_of_a_fresh_process(self, field):
+        """Every phase takes CPU time, and all but the first pass make the total."""
+        seconds = startup.run_once(field, "detect.nsigma=20")
+        for clock in ("cpu", "wall"):
+            phases = dict(seconds[clock])
+            assert list(phases) == [*startup.MARKS, "total"]
+            total, first_pass = phases.pop("total"), phases.pop("pass")
+            assert total == pytest.approx(sum(phases.values()))
+            assert min(first_pass, *phases.values()) >= 0
+        assert seconds["cpu"]["imports"] > 0.1
+
+    def test_command_that_ends_before_its_first_pass(self, tmp_path):
+        broken = tmp_path / "broken.fits"
+        broken.write_bytes(b"not a FITS file")
+        with pytest.raises(RuntimeError, match=r"no first pass \(status 2\): .*not a FITS file"):
+            startup.run_once(broken)
+
+    def test_kernels_are_counted_in_a_fresh_process(self, field):
+        """A pass renders, solves and refits the PSF: more than a dozen kernels, whether compiled before or not."""
+        command = [sys.executable, "-m", "benchmarks.startup", str(field), "--kernels"]
+        done = subprocess.run(command, cwd=run.ROOT, capture_output=True, text=True, check=True)
+        loads = json.loads(done.stdout)
+        assert len(loads["during"]) > 12
+        assert all(seconds > 0 for seconds in loads["before"] + loads["during"])
+
+    def test_table(self):
+        def seconds(x):
+            return {
+                "cpu": dict.fromkeys([*startup.MARKS, "total"], x),
+                "wall": {**dict.fromkeys(startup.MARKS, 2 * x), "total": 9.0},
+            }
+
+        lines = startup.table(
+            [seconds(3.0), seconds(1.0), seconds(2.0)], {"before": [0.5], "during": [0.25, 0.5]}
+        ).splitlines()
+        assert lines[1].split() == ["imports", "1.00", "2.00", "2.00", "4.00"]
+        assert lines[5].split()[-4:] == ["1.00", "2.00", "9.00", "9.00"]
+        assert lines[6].startswith("the first pass")
+        assert lines[-1].endswith("0.50 (1 kernels) before the first pass, 0.75 (2) in it")

@@ -115,6 +115,25 @@ print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules], "STATUS", st
     assert "simulate" in done.stdout
 
 
+def test_fit_starts_without_what_it_needs_later():
+    """Tables, coordinates, plots and splines are loaded when they are used, for each takes its tenth of a second."""
+    later = (
+        "astropy.table",
+        "astropy.coordinates",
+        "scipy.interpolate",
+        "scipy.spatial",
+        "matplotlib",
+        "jinja2",
+    )
+    code = f"""
+import sys
+import crowdfit.api, crowdfit.io.products
+print([name for name in {later!r} if name in sys.modules])
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_module_is_a_command():
     done = python("-m", "crowdfit", "--version")
     assert (done.returncode, done.stdout) == (0, f"crowdfit {crowdfit.__version__}\n")
@@ -309,6 +328,29 @@ class Interrupt:
 
 sys.meta_path.insert(0, Interrupt)
 print(main(["fit", "{tmp_path}/none.fits", "-o", "{tmp_path}/out"]))
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")
+
+
+def test_interrupt_is_not_lost_in_a_callback():
+    """A signal at the end of a kernel is handled where no exception gets out; the command ends all the same."""
+    code = """
+import signal, time, weakref
+import crowdfit.__main__, crowdfit.cli
+
+class Thing:
+    pass
+
+def work(arguments):
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+    del thing
+    for _ in range(600):
+        time.sleep(0.1)
+
+crowdfit.cli.main = work
+print(crowdfit.__main__.main([]))
 """
     done = python("-c", code)
     assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")

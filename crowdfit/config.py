@@ -26,6 +26,7 @@ from crowdfit.photometry.psf_stats import Measure
 from crowdfit.psf.initial import BlindPsf, GivenPsf
 from crowdfit.stages.base import STRICT
 from crowdfit.stages.centroid import DerivativeStep, NoStep, PeakStep, WeightedStep
+from crowdfit.stages.confusion import CountedConfusion, NoConfusion
 from crowdfit.stages.detect import CrowdsourceDetect, NoDetect, ScoreDetect, SepDetect
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
@@ -66,6 +67,7 @@ class Config:
     stamps: StampSizes = StampSizes()
     sky: Annotated[MeshSky | BlockSky | FixedSky, _KINDS, _STAGE] = MeshSky()
     detect: Annotated[ScoreDetect | CrowdsourceDetect | SepDetect | NoDetect, _KINDS, _STAGE] = ScoreDetect()
+    confusion: Annotated[CountedConfusion | NoConfusion, _KINDS, _STAGE] = CountedConfusion()
     solve: Annotated[PcgSolve | LsqrSolve, _KINDS, _STAGE] = PcgSolve()
     centroid: Annotated[DerivativeStep | WeightedStep | PeakStep | NoStep, _KINDS, _STAGE] = DerivativeStep()
     psf_update: Annotated[EmpiricalPsf | FixedPsf, _KINDS, _STAGE] = EmpiricalPsf()

@@ -14,6 +14,7 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.render import add_to
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.whitening import Whitened
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -84,6 +85,8 @@ class Frame:
         FWHM of the first PSF (pix), by which later ones are judged.
     psf_quality : PsfQuality or None
         How the PSF was made; None while it is as given.
+    confusion : float
+        Sum of the squared fluxes of undetected stars per pixel (image unit^2): noise with the PSF's spectrum.
     """
 
     exposure: Exposure
@@ -93,6 +96,7 @@ class Frame:
     stamps: StampSizes = field(default_factory=StampSizes)
     first_fwhm: float = np.nan
     psf_quality: PsfQuality | None = None
+    confusion: float = 0.0
 
     @classmethod
     def start(cls, exposure: Exposure, psf: EPSF, stamps: StampSizes) -> "Frame":
@@ -111,6 +115,11 @@ class Frame:
         return self.exposure.fit_ivar(self.model)
 
     @cached_property
+    def whitened(self) -> Whitened:
+        """PSF and residual behind the filter that makes the light of undetected stars white noise."""
+        return Whitened.of(self.psf, self.resid, self.confusion / self.noise**2)
+
+    @cached_property
     def noise(self) -> float:
         """Median sky-and-detector noise of a usable pixel (image unit)."""
         return float(1 / np.sqrt(np.median(self.exposure.ivar[self.exposure.good])))
@@ -125,11 +134,26 @@ class Frame:
         """Return the stamp half widths of stars with the given fluxes (pix)."""
         return self.stamps.half(self.psf, flux, self.noise)
 
+    def fit_half_sizes(self, flux: NDArray[Any]) -> NDArray[np.int64]:
+        """Return how far out stars of the given fluxes enter the fit (pix): until the filtered PSF is noise."""
+        smallest = max(int(np.ceil(self.stamps.smallest * self.psf.fwhm)), 4)
+        return self.whitened.psf.half_sizes(flux, self.stamps.level * self.noise, smallest)
+
     def isolated_error(self, flux: NDArray[Any]) -> NDArray[np.float64]:
         """Return the flux error of isolated stars on typical pixels (image unit)."""
         area = self.psf.n_eff
         photons = np.maximum(flux, 0) / self.exposure.gain
         return np.asarray(np.sqrt(area * self.noise**2 + photons))
+
+    def nearest_pixel(self, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return row and column of the pixel on the image that is nearest to each star."""
+        ny, nx = self.exposure.shape
+        row = np.clip(np.floor(sources.y + 0.5), 0, ny - 1).astype(np.int64)
+        return row, np.clip(np.floor(sources.x + 0.5), 0, nx - 1).astype(np.int64)
+
+    def plain_error(self, sources: Sources) -> NDArray[np.float64]:
+        """Return the flux errors of fitted stars without confusion (image unit)."""
+        return sources.flux_err / self.whitened.error_ratio
 
     def with_(self, **changes: Any) -> "Frame":
         """Return the frame with another sky, model or PSF."""

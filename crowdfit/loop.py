@@ -128,10 +128,11 @@ def iterate(frames: Frames, config: "Config", sources: Sources) -> Iterator[Stat
     for pass_no in count():
         do = Stopwatch(config)
         draw = do.timed("render", render)
-        frames = do.sky(frames, pass_no=pass_no)
+        frames = do.sky(frames, sources, pass_no=pass_no)
         found = do.detect(frames, sources, pass_no=pass_no)
         sources = sources.append(found)
         frames = draw(frames, found, onto_model=True)
+        frames = do.confusion(frames, sources)
         fit = do.solve(frames, sources, shifts=True)
         sources = do.centroid(frames, fit, pass_no=pass_no)
         frames = draw(frames, sources)

@@ -21,6 +21,8 @@ class Sources:
         Column and row, 0-based pixel centres (pix).
     flux, flux_err : ndarray (n,) float64
         Amplitude of the unit-sum PSF and its error (image unit).
+    flux_err_marginal : ndarray (n,) float64
+        Error of the flux when neighbours and positions may vary too (image unit).
     id : ndarray (n,) int64
         Number that stays with a source through the run.
     pass_no : ndarray (n,) int32
@@ -33,6 +35,7 @@ class Sources:
     y: F64
     flux: F64
     flux_err: F64
+    flux_err_marginal: F64
     id: NDArray[np.int64]
     pass_no: NDArray[np.int32]
     flags: NDArray[np.uint32]
@@ -52,6 +55,7 @@ class Sources:
             y=np.array(y, np.float64, ndmin=1),
             flux=np.zeros(n) if flux is None else np.array(flux, np.float64, ndmin=1),
             flux_err=np.zeros(n),
+            flux_err_marginal=np.zeros(n),
             id=np.arange(n, dtype=np.int64),
             pass_no=np.full(n, pass_no, np.int32),
             flags=np.zeros(n, np.uint32),

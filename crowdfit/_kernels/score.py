@@ -159,3 +159,71 @@ def score_one(columns, n, chosen, prior, result):
         result[0] = s * abs(s) / left
         result[1] = s / left
         result[2] = left / alone
+
+
+@tile_kernel
+def score_companions(
+    coef, which, x, y, basis, prior, half, offset_x, offset_y, least, reach, most, grid, root, resid, result
+):
+    """Fill result (n, 4) float64 with the best companion of each star `which`: (delta chi^2, flux, x, y).
+
+    which : (n,) int64, the stars; x, y, basis, prior : all fitted stars, as in `score_peaks`; half : half width
+    of the window around the star (pix); offset_x, offset_y : (k,) trial places relative to the star (pix);
+    least : places with less than this share of their information are not tried; the rest as in `score_peaks`.
+    The neighbours' part is factorised once a star, so that a place costs no more than its own column.
+    """
+    cell, start, members = grid
+    ny, nx = root.shape
+    for p in prange(which.size):
+        i = which[p]
+        result[p, :] = 0.0
+        col0 = max(0, int(np.floor(x[i] + 0.5)) - half)
+        row0 = max(0, int(np.floor(y[i] + 0.5)) - half)
+        cols = min(nx, int(np.floor(x[i] + 0.5)) + half + 1) - col0
+        rows = min(ny, int(np.floor(y[i] + 0.5)) + half + 1) - row0
+        if cols < 1 or rows < 1:
+            continue
+        size = rows * cols
+        chosen, dist = np.empty(most, np.int64), np.empty(most)
+        m = nearest_members(x, y, x[i], y[i], reach, cell, start, members, chosen, dist)
+        n = 3 * m
+        columns = np.empty((n + 4, size), np.float32)
+        for k in range(m):
+            j = chosen[k]
+            fill_window(
+                coef, basis[j], x[j], y[j], col0, row0,
+                columns[3 * k].reshape((rows, cols)), columns[3 * k + 1].reshape((rows, cols)),
+                columns[3 * k + 2].reshape((rows, cols)),
+            )  # fmt: skip
+            whiten_window(root, col0, row0, (rows, cols), columns, 3 * k)
+        for r in range(rows):
+            for c in range(cols):
+                columns[n + 3, r * cols + c] = resid[row0 + r, col0 + c] * root[row0 + r, col0 + c]
+        matrix, b, g = np.empty((n, n)), np.empty(n), np.empty(n)
+        for u in range(n):
+            for v in range(u + 1):
+                matrix[u, v] = dot_rows(columns[u], columns[v])
+            g[u] = dot_rows(columns[u], columns[n + 3])
+            if u % 3 > 0:
+                matrix[u, u] += prior[chosen[u // 3]]
+        factorize(matrix, n)
+        forward_solve(matrix, n, g)
+        for t in range(offset_x.size):
+            xt, yt = x[i] + offset_x[t], y[i] + offset_y[t]
+            fill_window(
+                coef, basis[i], xt, yt, col0, row0,
+                columns[n].reshape((rows, cols)), columns[n + 1].reshape((rows, cols)),
+                columns[n + 2].reshape((rows, cols)),
+            )  # fmt: skip
+            whiten_window(root, col0, row0, (rows, cols), columns, n)
+            for u in range(n):
+                b[u] = dot_rows(columns[u], columns[n])
+            alone = dot_rows(columns[n], columns[n])
+            s = dot_rows(columns[n], columns[n + 3])
+            forward_solve(matrix, n, b)
+            left = alone
+            for u in range(n):
+                left -= b[u] * b[u]
+                s -= b[u] * g[u]
+            if left > least * alone and s > 0.0 and s * s / left > result[p, 0]:
+                result[p, 0], result[p, 1], result[p, 2], result[p, 3] = s * s / left, s / left, xt, yt

@@ -13,12 +13,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.ndimage import maximum_filter
 
-from crowdfit._kernels import marginal, measure
+from crowdfit._kernels import measure
 from crowdfit.frame import Frame, Frames
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.stages.solve import Columns, Normal, shift_prior
+from crowdfit.stages.solve import Columns, Normal, marginal_variance, shift_prior
 
 F64 = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ class Measure:
             zip(("flux_err_marginal", "x_err", "y_err"), self.errors(frame, sources), strict=True)
         )
         columns |= {name: stats[:, k] for name, k in _STATS.items()}
-        columns["sky"] = frame.sky[nearest_pixel(frame, sources)]
+        columns["sky"] = frame.sky[frame.nearest_pixel(sources)]
         sources = self._flagged(frame, sources, stats)
         return Measured(sources, columns | {"flags": sources.flags})
 
@@ -91,11 +91,7 @@ class Measure:
         columns = Columns.of(frame, sources, np.sqrt(frame.fit_ivar))
         eq = Normal.of(columns, frame.exposure.shape)
         prior = shift_prior(frame, sources.flux, frame.psf.fwhm / 2.3548)
-        variance = np.empty((len(sources), 3))
-        marginal.invert_around(
-            columns.x, columns.y, self.reach * frame.psf.fwhm, self.neighbours, prior,
-            eq.own, eq.first, eq.links, eq.cross, variance,
-        )  # fmt: skip
+        variance = marginal_variance(columns, eq, prior, self.reach * frame.psf.fwhm, self.neighbours)
         size = np.maximum(np.abs(sources.flux), frame.isolated_error(np.zeros(1)))
         flux_err, x_err, y_err = np.sqrt(variance).T
         return flux_err, x_err / size, y_err / size
@@ -104,7 +100,7 @@ class Measure:
         exposure, psf = frame.exposure, frame.psf
         qf, good = stats[:, measure.QF], stats[:, measure.N_GOOD]
         side = 2 * psf.window(self.window) + 1
-        at = nearest_pixel(frame, sources)
+        at = frame.nearest_pixel(sources)
         near_saturated = maximum_filter(exposure.saturated, 3)[at]
         cut = (frame.half_sizes(sources.flux) >= psf.radius) & (
             np.abs(sources.flux) * psf.envelope[-1] > frame.stamps.level * frame.noise
@@ -137,13 +133,6 @@ _STATS = {
     "y_iso": measure.STEP_Y_ISO,
     "fwhm": measure.FWHM,
 }
-
-
-def nearest_pixel(frame: Frame, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return row and column of the pixel on the image that is nearest to each star."""
-    ny, nx = frame.exposure.shape
-    row = np.clip(np.floor(sources.y + 0.5), 0, ny - 1).astype(np.int64)
-    return row, np.clip(np.floor(sources.x + 0.5), 0, nx - 1).astype(np.int64)
 
 
 def has_close_neighbour(sources: Sources, radius: float) -> NDArray[np.bool_]:

@@ -352,4 +352,18 @@ def refit(stars: StarPixels, psf: EPSF, half: int, reach: F64) -> EPSF:
     coefs = extrapolated(basis, coefs, err, fwhm)
     profile = sample_profile(basis, coefs, ellipse, s, half)
     core = fit_table(stars, current, profile, s, min(table_reach(stars, basis, coefs, fwhm), half))
-    return EPSF((profile + core)[np.newaxis], s)
+    return EPSF(phase_balanced(profile + core, s)[np.newaxis], s)
+
+
+def phase_balanced(table: F64, s: int) -> F64:
+    """Return the table with the same sum at every sub-pixel phase.
+
+    A star loses no light between pixels: what all of them collect does not depend on where it lies in its
+    pixel. Fluxes and phases of the table could otherwise drift against each other, a star of one phase too
+    bright and the PSF of that phase too faint.
+    """
+    out, total = table.copy(), table.sum() / s**2
+    for a in range(s):
+        for b in range(s):
+            out[a::s, b::s] *= total / out[a::s, b::s].sum()
+    return out

@@ -29,14 +29,22 @@ class Prune:
     """
 
     kind: Literal["significance"] = "significance"
-    nsigma: float = Field(default=4.0, ge=0, description="drop sources with flux / flux_err below this")
+    nsigma: float = Field(
+        default=3.5, ge=0, description="drop sources whose flux is below this many errors without confusion"
+    )
+    marginal: float = Field(
+        default=1.7,
+        ge=0,
+        description="drop sources with flux / marginal error below this: splits not decided",
+    )
     merge: float = Field(default=0.3, ge=0, description="merge sources closer than this, in FWHM")
 
     def __call__(self, frames: Frames, sources: Sources) -> Pruned:
         """Return the remaining sources; fluxes of merged ones are added up."""
         (frame,) = frames
         exempt = flags.has(sources.flags, "forced") | flags.has(sources.flags, "saturated")
-        faint = (sources.flux < self.nsigma * sources.flux_err) & ~exempt
+        faint = (sources.flux < self.nsigma * frame.plain_error(sources)) & ~exempt
+        faint |= (sources.flux < self.marginal * sources.flux_err_marginal) & ~exempt
         negative = (sources.flux <= 0) & ~exempt
         unseen = ~np.isfinite(sources.flux_err) & ~exempt
         left = sources.take(~(faint | negative | unseen))

@@ -151,7 +151,7 @@ class EmpiricalPsf:
 
     def choose(self, frame: Frame, sources: Sources) -> Choice:
         """Return the stars for the PSF."""
-        flux_err = np.maximum(sources.flux_err, frame.isolated_error(np.zeros(1)))
+        flux_err = np.maximum(frame.plain_error(sources), frame.isolated_error(np.zeros(1)))
         bright = np.flatnonzero(sources.flux > self.min_snr * flux_err)
         refused = {"faint": len(sources) - len(bright), "surplus": max(len(bright) - 4 * self.max_stars, 0)}
         bright = bright[np.argsort(-sources.flux[bright], kind="stable")][: 4 * self.max_stars]

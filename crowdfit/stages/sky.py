@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
+from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 
 LEAST_PIXELS = 20
@@ -27,6 +28,16 @@ def global_median(frame: Frame) -> Image:
     """Return a constant sky: the median of data - model over usable pixels (C005)."""
     level = np.median((frame.exposure.data - frame.model)[frame.exposure.good])
     return np.full(frame.exposure.shape, level, np.float32)
+
+
+def without_faint(frame: Frame, sources: Sources, nsigma: float) -> Frame:
+    """Return the frame whose model lacks the stars below `nsigma`, errors without confusion.
+
+    Left in, they belong to the sky wherever they are not told apart from its fluctuations. Taken out, every
+    fluctuation that is called a star would lower the sky, and a lower sky makes more stars.
+    """
+    faint = sources.flux < nsigma * frame.plain_error(sources)
+    return frame.adding(sources.take(faint).changed(flux=-sources.flux[faint])) if faint.any() else frame
 
 
 def usable_for_sky(frame: Frame, bright: float) -> Mask:
@@ -60,11 +71,15 @@ class MeshSky:
         default=3.0, gt=0, description="mask pixels where the model exceeds this many sigma"
     )
 
-    def __call__(self, frames: Frames, *, pass_no: int) -> Frames:
+    least_snr: float = Field(
+        default=8.0, ge=0, description="leave fainter stars in the image whose sky is taken, in sigma"
+    )
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with a new sky."""
         if pass_no < self.flat_passes:
             return tuple(f.with_(sky=global_median(f)) for f in frames)
-        return tuple(f.with_(sky=self._mesh(f)) for f in frames)
+        return tuple(f.with_(sky=self._mesh(without_faint(f, sources, self.least_snr))) for f in frames)
 
     def _mesh(self, frame: Frame) -> Image:
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
@@ -96,11 +111,15 @@ class BlockSky:
         default=20, ge=1, description="blocks with fewer usable pixels are filled from their neighbours"
     )
 
-    def __call__(self, frames: Frames, *, pass_no: int) -> Frames:
+    least_snr: float = Field(
+        default=8.0, ge=0, description="leave fainter stars in the image whose sky is taken, in sigma"
+    )
+
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with a new sky."""
         if pass_no < self.flat_passes:
             return tuple(f.with_(sky=global_median(f)) for f in frames)
-        return tuple(f.with_(sky=self._blocks(f)) for f in frames)
+        return tuple(f.with_(sky=self._blocks(without_faint(f, sources, self.least_snr))) for f in frames)
 
     def _blocks(self, frame: Frame) -> Image:
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
@@ -116,7 +135,7 @@ class FixedSky:
     kind: Literal["fixed"] = "fixed"
     level: float = Field(default=0.0, description="sky level, in image units")
 
-    def __call__(self, frames: Frames, *, pass_no: int) -> Frames:
+    def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with the fixed sky."""
         return tuple(f.with_(sky=np.full(f.exposure.shape, self.level, np.float32)) for f in frames)
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from crowdfit._kernels import normal
+from crowdfit._kernels import marginal, normal
 from crowdfit._kernels.stamps import fill_stamps
 from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.whitening import masked_planes, mostly_masked
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+
+NEAR, NEIGHBOURS = 1.5, 6
+"""Neighbours within this many FWHM, and at most so many, take part in a marginal error during the passes."""
 
 
 @plain(frozen=True, eq=False)
@@ -69,7 +73,7 @@ class Columns:
     half, offset : ndarray (n,) int64
         Half widths (pix) and the start of each stamp in `stamps`.
     stamps : ndarray (3, total) float32
-        sqrt(ivar) times P, dP/dx, dP/dy; 0 outside the image.
+        sqrt(ivar) times P, dP/dx, dP/dy of the PSF behind the whitening filter; 0 outside the image.
     """
 
     x: F64
@@ -82,11 +86,17 @@ class Columns:
     def of(cls, frame: Frame, sources: Sources, root_ivar: F32) -> "Columns":
         """Return the columns of `sources` on a frame, whitened by `root_ivar` (ny, nx)."""
         x, y = np.ascontiguousarray(sources.x), np.ascontiguousarray(sources.y)
-        half = frame.half_sizes(sources.flux)
+        psf, kernel = frame.whitened.psf, frame.whitened.kernel
+        half = frame.fit_half_sizes(sources.flux)
         ends = np.cumsum((2 * half + 1) ** 2)
         offset = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         stamps = np.empty((3, int(ends[-1])), np.float32)
-        fill_stamps(frame.psf.coef, frame.psf.basis(x, y), x, y, half, offset, stamps)
+        fill_stamps(psf.coef, psf.basis(x, y), x, y, half, offset, stamps)
+        if kernel is not None:
+            good = frame.exposure.good
+            for i in mostly_masked(good, x, y, frame.psf.fwhm):
+                planes = masked_planes(frame.psf, good, x[i], y[i], int(half[i]), kernel)
+                stamps[:, offset[i] : ends[i]] = planes.reshape(3, -1)
         normal.whiten_stamps(x, y, half, offset, root_ivar, stamps)
         return cls(x, y, half, offset, stamps)
 
@@ -143,6 +153,27 @@ def shift_prior(frame: Frame, flux: F64, sigma_shift: float) -> F64:
     return np.asarray(1 / (size * sigma_shift) ** 2)
 
 
+def marginal_variance(columns: Columns, eq: Normal, prior: F64, reach: float, neighbours: int) -> F64:
+    """Return the variances of all unknowns (n, 3) when the nearest neighbours may vary too.
+
+    Parameters
+    ----------
+    columns, eq
+        The stars and their normal equations.
+    prior : ndarray (n,) float64
+        Added to both shift diagonals.
+    reach : float
+        Neighbours up to this distance vary (pix).
+    neighbours : int
+        Most neighbours that vary.
+    """
+    variance = np.empty((len(columns.x), 3))
+    marginal.invert_around(
+        columns.x, columns.y, reach, neighbours, prior, eq.own, eq.first, eq.links, eq.cross, variance
+    )
+    return variance
+
+
 class Answer(NamedTuple):
     """What a solver found: unknowns (n, 3) and the diagonal of the normal matrix without priors (n, 3)."""
 
@@ -157,7 +188,7 @@ class Solver(ABC):
     """What all solvers share: the linear system of a frame, and how its answer is read."""
 
     shift_sigma: float = Field(
-        default=0.15, gt=0, description="prior on the shift of one pass, in FWHM/3 (about sigma of the PSF)"
+        default=0.8, gt=0, description="prior on the shift of one pass, in FWHM/3 (about sigma of the PSF)"
     )
 
     def __call__(self, frames: Frames, sources: Sources, *, shifts: bool) -> Fit:
@@ -165,13 +196,19 @@ class Solver(ABC):
         (frame,) = frames
         if not len(sources):
             return Fit(sources, np.zeros(0), np.zeros(0), np.zeros(0), 0, True)
-        root = np.sqrt(frame.fit_ivar)
+        root, fwhm = np.sqrt(frame.fit_ivar), frame.psf.fwhm
         columns = Columns.of(frame, sources, root)
-        prior = shift_prior(frame, sources.flux, self.shift_sigma * frame.psf.fwhm / 3) if shifts else None
-        return _as_fit(frame, sources, self.solve(columns, frame.resid * root, prior), shifts=shifts)
+        eq = Normal.of(columns, frame.exposure.shape)
+        if shifts:
+            free = shift_prior(frame, sources.flux, fwhm / 2.3548)
+            variance = marginal_variance(columns, eq, free, NEAR * fwhm, NEIGHBOURS)
+            sources = sources.changed(flux_err_marginal=np.sqrt(variance[:, 0]))
+        prior = shift_prior(frame, sources.flux, self.shift_sigma * fwhm / 3) if shifts else None
+        answer = self.solve(columns, eq, frame.whitened.resid * root, prior)
+        return _as_fit(frame, sources, answer, shifts=shifts)
 
     @abstractmethod
-    def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
+    def solve(self, columns: Columns, eq: Normal, resid: F32, prior: F64 | None) -> Answer:
         """Return the answer for a whitened residual (ny, nx); `prior` (n,) of `shift_prior`, None: flux only."""
 
 
@@ -188,9 +225,8 @@ class PcgSolve(Solver):
         default=300, ge=1, description="most iterations; reaching it sets the flag not_converged"
     )
 
-    def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
+    def solve(self, columns: Columns, eq: Normal, resid: F32, prior: F64 | None) -> Answer:
         """Return the answer of the normal equations."""
-        eq = Normal.of(columns, resid.shape)
         rhs = columns.project(resid)
         own, cross = eq.own.copy(), eq.cross
         if prior is None:
@@ -220,7 +256,7 @@ class LsqrSolve(Solver):
         default=2000, ge=1, description="most iterations; reaching it sets the flag not_converged"
     )
 
-    def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
+    def solve(self, columns: Columns, eq: Normal, resid: F32, prior: F64 | None) -> Answer:
         """Return the answer of the least-squares problem."""
         n, n_terms = len(columns.x), 1 if prior is None else 3
         design = columns.matrix(resid.shape, n_terms)
@@ -232,7 +268,9 @@ class LsqrSolve(Solver):
         scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0)).ravel()
         system = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
         target = np.concatenate([resid.ravel().astype(np.float64), np.zeros(extra.size)])
-        found = scipy.sparse.linalg.lsqr(system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter)
+        found = scipy.sparse.linalg.lsqr(
+            system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter
+        )
         unknowns = np.zeros((n, 3))
         unknowns[:, :n_terms] = (found[0] * scale).reshape(n, n_terms)
         return Answer(unknowns, own, int(found[2]), found[1] != 7)

@@ -1,0 +1,114 @@
+"""The noise of stars too faint to be found, and the filter that makes it white.
+
+Undetected stars are points like the others: their light scatters with the power spectrum of the PSF,
+
+    noise(k) = N + C |P(k)|^2,      N = variance of a pixel,   C = sum of flux^2 per pixel of the undetected.
+
+Least squares with such noise is least squares with plain weights after data and PSF have been convolved with
+``w(k) = 1 / sqrt(1 + (C / N) |P(k)|^2)`` (Kay 1993, section 4.5). The filtered PSF is narrower than the PSF:
+light far from a star's centre says less about it when it is likely to be somebody else's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy  # its submodules are imported when they are first used
+from numpy.typing import NDArray
+
+from crowdfit.exposure import Image, Mask
+from crowdfit.psf.epsf import EPSF
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+LEAST_RATIO = 0.05
+"""C / N below which the filter would change weights by less than the noise is known to."""
+REACH = 2.0
+"""Half width of the filter (FWHM); beyond it the filter is below a thousandth of its centre."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """PSF and residual of a frame after the filter.
+
+    Parameters
+    ----------
+    psf : EPSF
+        The PSF convolved with the filter; its sum is below 1.
+    resid : ndarray (ny, nx) float32
+        The residual convolved with the filter (image unit).
+    kernel : ndarray (m, m) float64 or None
+        The filter; None when there is nothing to whiten.
+    error_ratio : float
+        Error of an isolated faint star with confusion over that without; at least 1.
+    """
+
+    psf: EPSF
+    resid: Image
+    kernel: F64 | None
+    error_ratio: float
+
+    @classmethod
+    def of(cls, psf: EPSF, resid: Image, ratio: float) -> "Whitened":
+        """Return what the filter for ``C / N = ratio`` makes of a PSF and a residual."""
+        if not ratio > LEAST_RATIO:
+            return cls(psf, resid, None, 1.0)
+        kernel = whitening_kernel(psf, ratio)
+        filtered = convolved_psf(psf, kernel)
+        return cls(filtered, convolve(resid, kernel), kernel, float(np.sqrt(filtered.n_eff / psf.n_eff)))
+
+
+def whitening_kernel(psf: EPSF, ratio: float) -> F64:
+    """Return the filter ``1 / sqrt(1 + ratio |P(k)|^2)`` on the pixels of an image, odd square, symmetric."""
+    half = max(int(np.ceil(REACH * psf.fwhm)), 2)
+    stamp = psf.native(8 * half + 1).astype(np.float64)
+    power = np.abs(scipy.fft.rfft2(stamp)) ** 2
+    whole = scipy.fft.fftshift(scipy.fft.irfft2(1 / np.sqrt(1 + ratio * power), stamp.shape))
+    middle = stamp.shape[0] // 2
+    return np.ascontiguousarray(whole[middle - half : middle + half + 1, middle - half : middle + half + 1])
+
+
+def convolve(image: NDArray[np.floating], kernel: F64) -> Image:
+    """Return an image convolved with an odd kernel, zeros beyond its border, float32."""
+    half = kernel.shape[0] // 2
+    shape = [scipy.fft.next_fast_len(n + 2 * half, real=True) for n in image.shape]
+    product = scipy.fft.rfft2(image, shape) * scipy.fft.rfft2(kernel, shape)
+    whole = scipy.fft.irfft2(product, shape)
+    ny, nx = image.shape
+    return np.ascontiguousarray(whole[half : half + ny, half : half + nx], np.float32)
+
+
+def convolved_psf(psf: EPSF, kernel: F64) -> EPSF:
+    """Return the PSF convolved with a kernel of native pixels."""
+    s = psf.oversample
+    sparse = np.zeros(((kernel.shape[0] - 1) * s + 1,) * 2)
+    sparse[::s, ::s] = kernel
+    return psf.with_cube(np.stack([convolve(plane, sparse) for plane in psf.cube]).astype(np.float64))
+
+
+def mostly_masked(good: Mask, x: F64, y: F64, width: float) -> NDArray[np.int64]:
+    """Return the stars with more than a quarter of the pixels within a box of `width` pixels masked."""
+    if good.all() or not len(x):
+        return np.zeros(0, np.int64)
+    ny, nx = good.shape
+    size = 2 * int(round(width / 2)) + 1
+    share = scipy.ndimage.uniform_filter((~good).astype(np.float32), size, mode="nearest")
+    row = np.clip(np.round(y).astype(int), 0, ny - 1)
+    col = np.clip(np.round(x).astype(int), 0, nx - 1)
+    return np.flatnonzero(share[row, col] > 0.25)
+
+
+def masked_planes(psf: EPSF, good: Mask, x: float, y: float, half: int, kernel: F64) -> F32:
+    """Return value, d/dx and d/dy of a star that is masked first and filtered then, (3, 2 half + 1, 2 half + 1).
+
+    The filter spreads what lies on masked pixels; of a star whose core is saturated that would be most of it.
+    """
+    reach = half + kernel.shape[0] // 2
+    planes = psf.planes(x, y, 2 * reach + 1)
+    rows = np.arange(-reach, reach + 1) + int(np.floor(y + 0.5))
+    cols = np.arange(-reach, reach + 1) + int(np.floor(x + 0.5))
+    ny, nx = good.shape
+    inside = ((rows >= 0) & (rows < ny))[:, None] & ((cols >= 0) & (cols < nx))
+    usable = inside & good[np.ix_(np.clip(rows, 0, ny - 1), np.clip(cols, 0, nx - 1))]
+    cut = slice(kernel.shape[0] // 2, kernel.shape[0] // 2 + 2 * half + 1)
+    return np.stack([convolve(plane * usable, kernel)[cut, cut] for plane in planes])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.floor dense sparse undersampled --seeds 1 2 3
 
-True PSF, true positions of all stars above S/N 4, true sky with the mean light of the fainter stars, and one
+True PSF, true positions of all stars above S/N 4, true sky with the local mean light of fainter stars, and one
 linear fit of all fluxes. What is left is the noise, blending, and the stars too faint to be fitted: no
 catalogue can be expected to do better.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from benchmarks.run import RESULTS, append, provenance, table
 from benchmarks.scenes import bench_scene, expand
@@ -25,6 +25,8 @@ from crowdfit.stages.solve import PcgSolve
 
 LEAST_SNR = 4.0
 """Fainter stars are not fitted; their mean light belongs to the sky."""
+LIGHT_FWHM = 4.0
+"""That mean is taken with a Gaussian of this sigma (FWHM): finer than a sky, coarser than any group of stars."""
 
 
 def fit_floor(made: Simulated, truth: Truth) -> Stars:
@@ -35,7 +37,8 @@ def fit_floor(made: Simulated, truth: Truth) -> Stars:
     # true fluxes as start values only set stamp sizes and photon noise: the linear fit forgets them
     frame = Frame.start(made.exposure, made.psf, StampSizes()).rendered(sources)
     whole = render(made.psf, sources.x, sources.y, sources.flux, made.data.shape)
-    fainter = np.float32((made.model - whole).mean())
+    # a mean over the frame would be wrong where the density is not the same everywhere
+    fainter = gaussian_filter(made.model - whole, LIGHT_FWHM * truth.fwhm, mode="reflect")
     # wings beyond the stamps are known too; left out, they would lift every faint star
     frame = frame.with_(sky=made.sky + fainter + (whole - frame.model))
     solve = PcgSolve(final_tolerance=1e-3, max_iter=2000)

@@ -121,8 +121,13 @@ def plot_ladder(groups: Sequence[Group]) -> Figure:
         for label in dict.fromkeys(map(_label, groups)):
             chosen = sorted((g for g in groups if _label(g) == label), key=_pixels)
             heights = [group.median(value) for group in chosen]
+            if all(map(isnan, heights)):
+                continue
             panel.plot(list(map(_pixels, chosen)), heights, label=label, **_style(chosen[0].code))
-        panel.set(xlabel="pixels per star", ylabel=title, xscale="log", yscale=scale)
+        # a logarithmic axis without a line cannot be drawn
+        panel.set(
+            xlabel="pixels per star", ylabel=title, xscale="log", yscale=scale if panel.lines else "linear"
+        )
         panel.invert_xaxis()
     panels[0].legend(fontsize=7)
     return figure

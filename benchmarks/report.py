@@ -112,7 +112,8 @@ def _table(groups: Sequence[Group], columns: Sequence[tuple[str, Value, str]], *
 
 
 def _shown(value: float, style: str) -> str:
-    return "-" if isnan(value) else format(value, style)
+    """Return a number as text; no sign before a zero, "-" for NaN."""
+    return "-" if isnan(value) else format(value, f"z{style}")
 
 
 def provenance_text(groups: Iterable[Group]) -> str:

@@ -1,4 +1,4 @@
-"""One minute that shows the harness and the fit still work: a small dense field, fitted and scored.
+"""One minute that shows the harness and the fit still work: a small dense field, fitted, scored and reported.
 
     python -m benchmarks.smoke
 
@@ -9,7 +9,10 @@ says more about the machine.
 import sys
 from typing import Any
 
-from benchmarks.run import Setup, run_field, table
+from benchmarks.floor import floor
+from benchmarks.groups import grouped
+from benchmarks.report import markdown
+from benchmarks.run import Setup, environment, run_field, table
 from benchmarks.scenes import DEFAULT_FOLDER, scene_file
 
 LIMITS = {"f1_snr10": 0.80, "f1_snr5": 0.60}
@@ -37,9 +40,12 @@ def complaints(record: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Run and judge the small field."""
     DEFAULT_FOLDER.mkdir(parents=True, exist_ok=True)
-    record = run_field(scene_file("smoke", 1), Setup()) | {"field": "smoke", "seed": 1}
-    print(table([record]))
-    wrong = complaints(record)
+    setup = Setup()
+    about = environment(setup) | {"field": "smoke", "seed": 1}
+    records = [about | run_field(scene_file("smoke", 1), setup), floor("smoke", 1)]
+    print(table(records))
+    print(markdown(grouped(records)))
+    wrong = complaints(records[0])
     print("\n".join(wrong) or "smoke: fine")
     return 1 if wrong else 0
 

@@ -14,8 +14,9 @@ from benchmarks import floor, kernels, run, scenes, smoke, startup
 from benchmarks.machine import Machine, measure_machine
 from benchmarks.operations import count_operations
 from benchmarks.run import Setup
+from benchmarks.score import score, truth_of
 from crowdfit._kernels import filters, normal
-from crowdfit.simulate import SCENES, simulate
+from crowdfit.simulate import SCENES, named_scene, simulate
 
 TINY = dataclasses.replace(SCENES["demo"], ny=96, nx=110, n_stars=200, dead_columns=0)
 
@@ -225,6 +226,21 @@ def test_floor_is_unbiased_and_nearly_complete(monkeypatch):
     bright = next(b for b in figures["bins"] if b["snr"] == "50-200")
     assert abs(bright["bias_mmag"]) < 10
     assert bright["scatter"] < 0.03
+
+
+def test_floor_knows_the_light_between_the_stars(monkeypatch):
+    """A cluster on an empty field: the faint stars shine where the cluster is, and bias nobody outside it.
+
+    Before, one mean for the whole frame made the stars outside faint by more than their error.
+    """
+    clusters = ({"x": 130.0, "y": 130.0, "n_stars": 6000, "core_radius": 25.0, "gamma": 4.0},)
+    scene = named_scene("cluster", ny=260, nx=260, clusters=clusters, dead_columns=0, seed=3)
+    made = simulate(scene)
+    truth = truth_of(made)
+    found = floor.fit_floor(made, truth)
+    figures = score(truth, found)
+    low = next(b for b in figures.density_bins if b.n >= 30)
+    assert abs(low.pull_med) < 5 * 1.25 / np.sqrt(low.n)
 
 
 def test_floor_is_recorded(monkeypatch, tmp_path, capsys):

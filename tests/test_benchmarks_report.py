@@ -216,3 +216,11 @@ class TestPlots:
         (line,) = f1.lines
         assert list(line.get_xdata()) == [8, 50, 200]
         assert list(line.get_ydata()) == pytest.approx([0.875, 0.98, 0.995])
+
+    def test_limit_alone_can_be_drawn(self, tmp_path):
+        """It has no times, so some panels stay empty."""
+        runs = [record(field="ladder8", code="floor"), record(field="ladder50", code="floor")]
+        written = plots.plot_all(grouped(runs), tmp_path)
+        assert tmp_path / "ladder.png" in written
+        *_, time = plots.plot_ladder(grouped(runs)).axes
+        assert len(time.lines) == 0

@@ -161,6 +161,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     runs.add_argument("--limit", type=int, default=3600, help="seconds for one command; 0: no limit")
     runs.add_argument("--out", type=Path, default=RESULTS, help="JSON lines are appended to this file")
     runs.add_argument("--work", type=Path, default=SCENE_FOLDER, help="folder for scenes and fits")
+    runs.add_argument(
+        "--no-warm-up", action="store_true", help="do not compile crowdfit on a small field first"
+    )
     args = parser.parse_args(argv)
     args.names = args.names or list(CODES)
     unknown = [name for name in args.names if name not in CODES]
@@ -174,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     limits, scratch = Limits(args.threads, args.limit), args.work.resolve()
     wanted = jobs(args.fields, args.seeds, args.size, scratch)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    if Crowdfit.name in args.names:
+    if Crowdfit.name in args.names and not args.no_warm_up:
         # compilation is no part of the figures
         CODES[Crowdfit.name]().run(_warm_up(scratch), scratch, limits)
     records = []

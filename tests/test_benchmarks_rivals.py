@@ -301,6 +301,9 @@ class TestInputs:
         assert float(second[second.index("-GAIN") + 1]) == 1
         assert "-PSF_NAME" in second
         assert "-PSF_NAME" not in first
+        columns = (tmp_path / "second.param").read_text().split()
+        assert "FLUX_PSF" in columns
+        assert "FLUX_POINTSOURCE" not in columns  # costs as much again
         assert (fits.getdata(tmp_path / "weight.fits") == ~field.bad).all()
         assert np.isfinite(fits.getdata(tmp_path / "image.fits")).all()
 

@@ -8,16 +8,15 @@ catalogue can be expected to do better.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
 
-from benchmarks.run import table
-from benchmarks.scenes import bench_scene
-from benchmarks.score import Stars, Truth, score, truth_of
+from benchmarks.run import RESULTS, append, provenance, table
+from benchmarks.scenes import bench_scene, expand
+from benchmarks.score import Stars, Truth, print_bins, score, truth_of
 from crowdfit.frame import Frame, StampSizes
 from crowdfit.render import render
 from crowdfit.simulate import Simulated, simulate
@@ -46,28 +45,38 @@ def fit_floor(made: Simulated, truth: Truth) -> Stars:
 
 
 def floor(name: str, seed: int) -> dict[str, Any]:
-    """Return the figures of the floor of a scene, with the keys of `benchmarks.run`."""
+    """Return the record of the floor of a scene, with the keys of `benchmarks.run` but without costs."""
     made = simulate(bench_scene(name, seed))
     truth = truth_of(made)
     figures = score(truth, fit_floor(made, truth))
-    return {"field": f"{name} floor", "seed": seed, "status": 0, "score": figures.as_dict()}
+    return {
+        "field": name,
+        "code": "floor",
+        "seed": seed,
+        "size": list(made.data.shape),
+        "status": 0,
+        "score": figures.as_dict(),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the floor of some scenes."""
+    """Print the floor of some scenes and append the JSON lines."""
     parser = argparse.ArgumentParser(prog="benchmarks.floor", description="What no fit can beat.")
     parser.add_argument("fields", nargs="+", metavar="SCENE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--json", action="store_true", help="print JSON lines instead of tables")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON lines are appended to this file")
     args = parser.parse_args(argv)
-    records = [floor(name, seed) for name in args.fields for seed in args.seeds]
-    if args.json:
-        print("\n".join(json.dumps(record) for record in records))
-        return
+    facts = provenance()
+    records = []
+    for name in expand(args.fields):
+        for seed in args.seeds:
+            records.append(facts | floor(name, seed))
+            append(records[-1], args.out)
     print(table(records))
     for record in records:
         print(f"\n{record['field']}, seed {record['seed']}")
-        Table(rows=record["score"]["bins"]).pprint_all()
+        print_bins(record["score"]["bins"], "snr")
+        print_bins(record["score"]["density_bins"], "density")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@
 
 A fit of the scene runs with every kernel call recorded: how often, how long, and the arguments of its
 largest call. That call is then repeated by itself, on fresh copies. So the list of kernels, their arguments
-and their share of the time are those of the fit and cannot grow stale. GB/s counts each array argument once,
-whatever the kernel does with it: low beside the memory's speed means that arithmetic is the limit.
+and their share of the time are those of the fit and cannot grow stale.
+
+Bytes count each array argument once, whatever the kernel does with it; operations are counted in a copy of the
+kernel (`benchmarks.operations`). `limit` is the share of what the machine can do (`benchmarks.machine`): the time
+that memory or arithmetic, whichever takes longer, needs at least, over the time taken. Above 1 the arrays came
+from a cache. The arithmetic limit is that of vectors in single precision, without branches or gathers.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +23,8 @@ import numba
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
+from benchmarks.machine import Machine, measure_machine
+from benchmarks.operations import count_operations
 from benchmarks.scenes import bench_scene
 from crowdfit.api import fit_image
 from crowdfit.simulate import Simulated, simulate
@@ -58,6 +64,10 @@ class Recorder:
             self.kernel(*args)
             best = min(best, time.perf_counter() - begin)
         return best
+
+    def count(self) -> int:
+        """Return the floating-point operations of the largest call."""
+        return count_operations(self.kernel, copies(self.arguments))
 
 
 def copies(args: Any) -> Any:
@@ -110,15 +120,39 @@ def record_fit(made: Simulated, passes: int) -> tuple[list[Recorder], float]:
     return [r for r in recorders.values() if r.calls], wall
 
 
-def report(recorders: Sequence[Recorder], wall: float, threads: Sequence[int], pixels: int) -> str:
-    """Return the table: share of the fit, then the largest call on each number of threads."""
+def report(recorders: Sequence[Recorder], wall: float, machines: Mapping[int, Machine], pixels: int) -> str:
+    """Return the table: share of the fit, then the largest call on each number of threads.
+
+    Parameters
+    ----------
+    recorders : sequence of Recorder
+        Kernels that were called.
+    wall : float
+        Wall time of the fit (s).
+    machines : mapping of int to Machine
+        What the machine can do, by number of threads; the last one is compared with.
+    pixels : int
+        Of the image.
+    """
+    threads, machine = list(machines), list(machines.values())[-1]
     heads = "".join(f"{f'ms x{n}':>10s}" for n in threads)
-    lines = [f"{'kernel':32s}{'calls':>7s}{'s':>8s}{'share':>7s}{heads}{'GB/s':>8s}{'Mpix/s':>8s}"]
+    rates = f"{'MB':>8s}{'Mflop':>9s}{'GB/s':>8s}{'Gflop/s':>9s}{'Mpix/s':>8s}{'limit':>8s}"
+    lines = [
+        *(
+            f"x{n}: {m.bytes_per_s / 1e9:.1f} GB/s, {m.ops_per_s / 1e9:.1f} Gflop/s"
+            for n, m in machines.items()
+        ),
+        f"{'kernel':32s}{'calls':>7s}{'s':>8s}{'share':>7s}{heads}{rates}  of",
+    ]
     for r in sorted(recorders, key=lambda r: -r.seconds):
         best = [r.repeat(n) for n in threads]
+        n_ops = r.count()
+        used = machine.least_seconds(r.size, n_ops) / best[-1]
         cells = "".join(f"{1e3 * seconds:10.2f}" for seconds in best)
-        rates = f"{r.size / best[-1] / 1e9:8.2f}{pixels / best[-1] / 1e6:8.1f}"
-        lines.append(f"{r.name:32s}{r.calls:7d}{r.seconds:8.2f}{r.seconds / wall:7.1%}{cells}{rates}")
+        cells += f"{r.size / 1e6:8.2f}{n_ops / 1e6:9.2f}{r.size / best[-1] / 1e9:8.2f}"
+        cells += f"{n_ops / best[-1] / 1e9:9.2f}{pixels / best[-1] / 1e6:8.1f}{used:8.1%}"
+        about = f"{r.name:32s}{r.calls:7d}{r.seconds:8.2f}{r.seconds / wall:7.1%}"
+        lines.append(f"{about}{cells}  {machine.binds(r.size, n_ops)}")
     total = sum(r.seconds for r in recorders)
     return "\n".join([*lines, f"{'all kernels':39s}{total:8.2f}{total / wall:7.1%}   of {wall:.2f} s"])
 
@@ -133,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     threads = [n for n in args.threads if n <= numba.get_num_threads()]
     made = simulate(bench_scene(args.scene, args.seed))
-    print(report(*record_fit(made, args.passes), threads, made.data.size))
+    recorders, wall = record_fit(made, args.passes)
+    print(report(recorders, wall, {n: measure_machine(n) for n in threads}, made.data.size))
 
 
 if __name__ == "__main__":

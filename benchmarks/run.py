@@ -4,10 +4,11 @@
     python -m benchmarks.run dense --solver lsqr --set stop.max_passes=8 --out trial.jsonl
     python -m benchmarks.run my_field.fits -c nircam_sw
 
-A field is a scene by name, or a FITS file with truth. Each (field, seed) runs `crowdfit fit` in its own
-process, from the reading of the image to the last file written; wall time, CPU time and peak memory are
-those of the operating system. A run on a small field comes first and is timed on its own, so that
-compilation is not part of the figures. One JSON line per run goes to the result file.
+A field is a scene by name, a group of scenes (`ladder`), a real image (`real`: all of them; without truth, so
+that only cost, residual and number of stars are recorded), or a FITS file of your own. Each (field, seed) runs
+`crowdfit fit` in its own process, from the reading of the image to the last file written; wall time, CPU time
+and peak memory are those of the operating system. A run on a small field comes first and is timed on its own,
+so that compilation is not part of the figures. One JSON line per run goes to the result file.
 """
 
 import argparse
@@ -19,14 +20,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenes import DEFAULT_FOLDER, scene_file
+import numpy as np
+
+from benchmarks.scenes import DEFAULT_FOLDER, REAL_FIELDS, has_truth, jobs, scene_file
 from benchmarks.score import read_catalog, read_truth, score
 from crowdfit import __version__
 from crowdfit.config import config_hash, load_config
@@ -73,8 +76,8 @@ def run_field(field: Path, setup: Setup) -> dict[str, Any]:
     Returns
     -------
     dict
-        `status`, `wall_s`, `cpu_s`, `peak_mb`; and `fit` (facts from the run record) and `score` when
-        the exit status is 0, else `message`.
+        `status`, `wall_s`, `cpu_s`, `peak_mb`; when the exit status is 0 `fit` (facts from the run
+        record), `counts` and, with truth, `score`; else `message`.
     """
     with tempfile.TemporaryDirectory(prefix=f"{field.stem}_", dir=setup.folder) as out:
         log = Path(out) / "log.txt"
@@ -84,11 +87,14 @@ def run_field(field: Path, setup: Setup) -> dict[str, Any]:
             return cost | {"message": log.read_text(errors="replace").strip()[-500:]}
         found = read_catalog(Path(out) / f"{field.stem}_catalog.fits")
         facts = _facts(Path(out) / f"{field.stem}_run.h5")
-    return cost | {"fit": facts, "score": score(read_truth(field), found).as_dict()}
+    with np.errstate(invalid="ignore"):
+        counts = {"n_cat": len(found), "n_snr10": int(np.sum(found.flux > 10 * found.err))}
+    record = cost | {"fit": facts, "counts": counts}
+    return record | ({"score": score(read_truth(field), found).as_dict()} if has_truth(field) else {})
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """Return passes, stop reason, FWHM and seconds by stage from a run record, if there is one."""
+    """Return passes, stop reason, FWHM, chi and seconds by stage from a run record, if there is one."""
     if not path.exists():
         return {}
     record = read_record(path)
@@ -101,18 +107,27 @@ def _facts(path: Path) -> dict[str, Any]:
         "passes": len(passes),
         "stop_reason": record.stop_reason,
         "fwhm": round(float(passes[-1]["fwhm"]), 4),
+        "chi": round(float(passes[-1]["chi"]), 4),
         "stage_seconds": stages,
     }
 
 
-def environment(setup: Setup) -> dict[str, Any]:
-    """Return what a figure depends on besides the field: code, versions, machine, threads, configuration."""
+def provenance() -> dict[str, Any]:
+    """Return what a figure depends on besides field and settings: time, commit, versions, machine."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "versions": {"crowdfit": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES},
         "host": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
+    }
+
+
+def environment(setup: Setup) -> dict[str, Any]:
+    """Return `provenance`, and the code with its version, threads and configuration."""
+    return provenance() | {
+        "code": "crowdfit",
+        "version": __version__,
         "threads": setup.threads,
         "config": setup.config,
         "settings": list(setup.settings),
@@ -153,46 +168,59 @@ COLUMNS = (
     ("wall s", lambda r: r.get("wall_s", nan), ".1f"),
     ("cpu s", lambda r: r.get("cpu_s", nan), ".1f"),
     ("MB", lambda r: r.get("peak_mb", nan), ".0f"),
-    ("F1>10", lambda r: r["score"]["f1_snr10"], ".3f"),
-    ("compl", lambda r: r["score"]["completeness_snr10"], ".3f"),
-    ("false", lambda r: r["score"]["false_frac_snr10"], ".3f"),
-    ("F1>5", lambda r: r["score"]["f1_snr5"], ".3f"),
-    ("scat 50-200", lambda r: _bin(r, "50-200", "scatter"), ".4f"),
-    ("scat >200", lambda r: _bin(r, "200-inf", "scatter"), ".4f"),
-    ("bias 50-200", lambda r: _bin(r, "50-200", "bias_mmag"), ".1f"),
-    ("bias >200", lambda r: _bin(r, "200-inf", "bias_mmag"), ".1f"),
-    ("pull >200", lambda r: _bin(r, "200-inf", "pull_mad"), ".2f"),
+    ("F1>10", lambda r: figure(r, "f1_snr10"), ".3f"),
+    ("compl", lambda r: figure(r, "completeness_snr10"), ".3f"),
+    ("false", lambda r: figure(r, "false_frac_snr10"), ".3f"),
+    ("F1>5", lambda r: figure(r, "f1_snr5"), ".3f"),
+    ("scat 50-200", lambda r: figure(r, "scatter", "50-200"), ".4f"),
+    ("scat >200", lambda r: figure(r, "scatter", "200-inf"), ".4f"),
+    ("bias 50-200", lambda r: figure(r, "bias_mmag", "50-200"), ".1f"),
+    ("bias >200", lambda r: figure(r, "bias_mmag", "200-inf"), ".1f"),
+    ("pull >200", lambda r: figure(r, "pull_mad", "200-inf"), ".2f"),
 )
 """Heading, value and format of the printed table."""
 
 
-def _bin(record: dict[str, Any], snr: str, figure: str) -> float:
-    """Return one figure of one S/N bin; NaN when it is not defined."""
-    found = next((b[figure] for b in record["score"]["bins"] if b["snr"] == snr), None)
-    return nan if found is None else found
+def figure(record: dict[str, Any], name: str, snr: str | None = None) -> float:
+    """Return one figure of a record, of one S/N bin when that is named; NaN when it is not there."""
+    found = record.get("score", {})
+    if snr is not None:
+        found = next((entry for entry in found.get("bins", ()) if entry["snr"] == snr), {})
+    value = found.get(name)
+    return nan if value is None else float(value)
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:
-    """Return the figures as text: one line a run and the medians of each field with more than one run."""
+    """Return the figures as text: one line a run, and the medians of each field and code with several runs."""
     records = list(records)
     lines = [_cells("field", "seed", (heading for heading, _, _ in COLUMNS))]
-    for field in dict.fromkeys(record["field"] for record in records):
-        runs = [record for record in records if record["field"] == field]
-        done = [record for record in runs if "score" in record]
+    for key in dict.fromkeys(map(label, records)):
+        runs = [record for record in records if label(record) == key]
+        done = [record for record in runs if record["status"] == 0]
         lines += [_line(record) for record in runs]
         if len(done) > 1:
-            medians = (
-                _format(statistics.median(value(r) for r in done), style) for _, value, style in COLUMNS
-            )
-            lines.append(_cells(field, "med", medians))
+            medians = (_format(median(value(r) for r in done), style) for _, value, style in COLUMNS)
+            lines.append(_cells(key, "med", medians))
     return "\n".join(lines)
 
 
+def label(record: dict[str, Any]) -> str:
+    """Return the name of the field, and of the code when it is not crowdfit."""
+    code = record.get("code", "crowdfit")
+    return str(record["field"]) if code == "crowdfit" else f"{record['field']} {code}"
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the median of what is not NaN; NaN of nothing."""
+    kept = [value for value in values if not isnan(value)]
+    return statistics.median(kept) if kept else nan
+
+
 def _line(record: dict[str, Any]) -> str:
-    if "score" not in record:
-        return _cells(record["field"], record["seed"], [f"failed ({record['status']}): {record['message']}"])
+    if record["status"] != 0:
+        return _cells(label(record), record["seed"], [f"failed ({record['status']}): {record['message']}"])
     cells = (_format(value(record), style) for _, value, style in COLUMNS)
-    return _cells(record["field"], record["seed"], cells)
+    return _cells(label(record), record["seed"], cells)
 
 
 def _format(value: float, style: str) -> str:
@@ -206,7 +234,7 @@ def _cells(field: str, seed: object, cells: Iterable[str]) -> str:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description="Time and score `crowdfit fit`.")
-    parser.add_argument("fields", nargs="+", metavar="FIELD", help="scene by name, or FITS file with truth")
+    parser.add_argument("fields", nargs="+", metavar="FIELD", help="scene, group, real field, or FITS file")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="seeds of the scenes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-c", "--config", help="shipped configuration or YAML file")
@@ -218,14 +246,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _jobs(fields: Sequence[str], seeds: Sequence[int], folder: Path) -> Iterable[tuple[str, int, Path]]:
-    """Yield name, seed and file of everything to run."""
-    for name in fields:
-        if name.endswith(".fits"):
-            yield Path(name).stem, 0, Path(name).resolve()
-            continue
-        for seed in seeds:
-            yield name, seed, scene_file(name, seed, folder)
+def append(record: dict[str, Any], path: Path) -> None:
+    """Add a record to a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lines:
+        lines.write(json.dumps(record) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -233,24 +258,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     settings = [*args.settings, *([f"solve.kind={args.solver}"] if args.solver else [])]
     setup = Setup(args.threads, args.config, tuple(settings), args.work.resolve())
+    setup.folder.mkdir(parents=True, exist_ok=True)
     try:
-        facts = environment(setup)
-        jobs = list(_jobs(args.fields, args.seeds, setup.folder))
+        wanted = jobs(args.fields, args.seeds, setup.folder)
+        setups = [replace(setup, config=setup.config or job.config) for job in wanted]
+        facts = {each: environment(each) for each in setups}
     except CrowdfitError as error:
         print(error, file=sys.stderr)
         return 2
-    setup.folder.mkdir(parents=True, exist_ok=True)
     if not args.no_warm_up:
         first = run_field(scene_file("smoke", 1, setup.folder), setup)
         print(f"warm-up on a small field: {first['wall_s']:.1f} s, status {first['status']}", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     records = []
-    for field, seed, path in jobs:
-        record = facts | {"field": field, "seed": seed} | run_field(path, setup)
-        records.append(record)
-        print(_line(record), flush=True)
-        with args.out.open("a") as lines:
-            lines.write(json.dumps(record) + "\n")
+    for job, each in zip(wanted, setups, strict=True):
+        if job.field in REAL_FIELDS and not job.path.exists():
+            print(f"{job.field}: missing, there is no {job.path}", flush=True)
+            continue
+        records.append(facts[each] | {"field": job.field, "seed": job.seed} | run_field(job.path, each))
+        print(_line(records[-1]), flush=True)
+        append(records[-1], args.out)
     print("\n" + table(records))
     return 0 if all(record["status"] == 0 for record in records) else 1
 

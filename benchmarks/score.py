@@ -9,12 +9,15 @@ Definitions. A *match* is one-to-one, within half a FWHM and a factor 2 in flux;
 chooses first, and takes the nearest free entry. *S/N* is that of an isolated star, f / sqrt(s^2 + f), with s
 the sky-limited error of the whole field. Stars within 20 px of the border are left out, and so are true stars
 whose central pixel is masked, but catalogue entries on them may be matched. One constant zero point, the
-median flux ratio of the bright stars, is removed first: codes differ in where they let a PSF end.
+median flux ratio of the bright stars, is removed first: codes differ in where they let a PSF end. An entry is
+*false* when it has no partner; it belongs to the bin of its own S/N. *Density* is the number of true stars with
+S/N > 5 per square FWHM, the star itself left out, within 4 FWHM; its bins hold everything above S/N 10.
 """
 
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,15 @@ from scipy.spatial import cKDTree
 from crowdfit.simulate import Simulated
 
 F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 BINS = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 200.0), (200.0, 1e9))
 """Edges of the S/N bins."""
+DENSITIES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, np.inf)
+"""Edges of the density bins (stars per square FWHM)."""
+DENSITY_RADIUS = 4.0
+"""Neighbours up to this distance count for the density (FWHM)."""
+DENSITY_SNR = 5.0
+"""Stars above this S/N count for the density; fainter ones are noise rather than neighbours."""
 BORDER = 20.0
 """Stars closer to the edge than this are left out (pix)."""
 
@@ -74,18 +84,33 @@ class Truth:
         return in_x & (stars.y > BORDER) & (stars.y < ny - BORDER)
 
 
-@dataclass(frozen=True)
-class BinScore:
-    """The figures of one S/N bin: `n` true stars, medians and robust widths over those matched."""
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The figures of some stars: `n` true ones, medians and robust widths over those matched."""
 
-    snr: str
     n: int
     completeness: float
+    false_frac: float
+    f1: float
     bias_mmag: float
     scatter: float
     pull_med: float
     pull_mad: float
     pos_med: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinScore(Figures):
+    """The figures of one S/N bin."""
+
+    snr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityScore(Figures):
+    """The figures of one density bin, stars above S/N 10."""
+
+    density: str
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,7 @@ class Score:
     false_frac_snr10: float
     f1_snr10: float
     bins: tuple[BinScore, ...]
+    density_bins: tuple[DensityScore, ...]
 
     def bin(self, snr: str) -> BinScore | None:
         """Return the figures of the bin labelled e.g. ``50-200``; None if it holds no star."""
@@ -218,14 +244,58 @@ def score(truth: Truth, found: Stars) -> Score:
         figures[f"completeness_snr{limit}"] = complete
         figures[f"false_frac_snr{limit}"] = false
         figures[f"f1_snr{limit}"] = _f1(complete, 1 - false)
-    bins = (_score_bin(truth, found, partner, low, high) for low, high in BINS)
     return Score(
         n_cat=len(found),
         n_match=int((counted & (partner >= 0)).sum()),
         zp_mmag=-2500 * float(np.log10(zero)),
-        bins=tuple(b for b in bins if b is not None),
+        bins=_snr_bins(truth, found, partner),
+        density_bins=_density_bins(truth, found, partner),
         **figures,
     )
+
+
+def _snr_bins(truth: Truth, found: Stars, partner: NDArray[np.int64]) -> tuple[BinScore, ...]:
+    """Return the figures of all S/N bins that hold true stars."""
+    true, own = truth.snr(truth.stars.flux), truth.snr(found.flux)
+    bins = []
+    for low, high in BINS:
+        stars, entries = (true >= low) & (true < high), (own >= low) & (own < high)
+        if (figures := _figures(truth, found, partner, stars, entries)) is not None:
+            label = f"{low:g}-{'inf' if high >= 1e9 else f'{high:g}'}"
+            bins.append(BinScore(snr=label, **figures))
+    return tuple(bins)
+
+
+def _density_bins(truth: Truth, found: Stars, partner: NDArray[np.int64]) -> tuple[DensityScore, ...]:
+    """Return the figures of all density bins that hold true stars, stars above S/N 10."""
+    true, own = truth.snr(truth.stars.flux) >= 10, truth.snr(found.flux) > 10
+    around_star, around_entry = local_density(truth, truth.stars), local_density(truth, found)
+    # a star does not crowd itself
+    around_star -= (truth.snr(truth.stars.flux) > DENSITY_SNR) / _density_area()
+    matched = partner[partner >= 0]
+    around_entry[matched] = around_star[partner >= 0]
+    bins = []
+    for low, high in zip(DENSITIES[:-1], DENSITIES[1:], strict=True):
+        stars = true & (around_star >= low - 1e-9) & (around_star < high - 1e-9)
+        entries = own & (around_entry >= low - 1e-9) & (around_entry < high - 1e-9)
+        if (figures := _figures(truth, found, partner, stars, entries)) is not None:
+            bins.append(DensityScore(density=f"{low:g}-{high:g}", **figures))
+    return tuple(bins)
+
+
+def _density_area() -> float:
+    """Return the area that the density is counted on (square FWHM)."""
+    return float(np.pi * DENSITY_RADIUS**2)
+
+
+def local_density(truth: Truth, stars: Stars) -> F64:
+    """Return the number of true stars above `DENSITY_SNR` per square FWHM around places, (n,)."""
+    seen = truth.stars.places[truth.snr(truth.stars.flux) > DENSITY_SNR]
+    if not len(seen) or not len(stars):
+        return np.zeros(len(stars))
+    tree = cKDTree(seen)
+    n = tree.query_ball_point(stars.places, DENSITY_RADIUS * truth.fwhm, return_length=True)
+    return np.asarray(n / _density_area(), float)
 
 
 def _rates(truth: Truth, found: Stars, partner: NDArray[np.int64], limit: float) -> tuple[float, float]:
@@ -243,35 +313,47 @@ def _f1(completeness: float, purity: float) -> float:
     return 2 * completeness * purity / (completeness + purity) if completeness > 0 else 0.0
 
 
-def _score_bin(
-    truth: Truth, found: Stars, partner: NDArray[np.int64], low: float, high: float
-) -> BinScore | None:
-    """Return the figures of the stars with S/N in [low, high); None if there are none."""
-    snr = truth.snr(truth.stars.flux)
-    wanted = truth.inside(truth.stars) & (snr >= low) & (snr < high) & truth.clean
+def _figures(
+    truth: Truth, found: Stars, partner: NDArray[np.int64], stars: Mask, entries: Mask
+) -> dict[str, Any] | None:
+    """Return the figures of some true stars, and of the entries that claim to be such; None without stars."""
+    wanted = truth.inside(truth.stars) & stars & truth.clean
     if not wanted.any():
         return None
+    claimed = truth.inside(found) & entries
+    matched = np.zeros(len(found), bool)
+    matched[partner[partner >= 0]] = True
+    false = float((claimed & ~matched).sum() / max(claimed.sum(), 1))
     star = np.flatnonzero(wanted & (partner >= 0))
     entry = partner[star]
     true, measured = truth.stars.flux[star], found.flux[entry]
     with np.errstate(divide="ignore", invalid="ignore"):
         pulls = (measured - true) / found.err[entry]
     apart = np.hypot(found.x[entry] - truth.stars.x[star], found.y[entry] - truth.stars.y[star])
-    return BinScore(
-        snr=f"{low:g}-{'inf' if high >= 1e9 else f'{high:g}'}",
-        n=int(wanted.sum()),
-        completeness=float(len(star) / wanted.sum()),
-        bias_mmag=-2500 * float(np.log10(_median(measured / true))),
-        scatter=robust_width(measured / true),
-        pull_med=_median(pulls),
-        pull_mad=robust_width(pulls),
-        pos_med=_median(apart),
-    )
+    complete = float(len(star) / wanted.sum())
+    return {
+        "n": int(wanted.sum()),
+        "completeness": complete,
+        "false_frac": false,
+        "f1": _f1(complete, 1 - false),
+        "bias_mmag": -2500 * float(np.log10(_median(measured / true))),
+        "scatter": robust_width(measured / true),
+        "pull_med": _median(pulls),
+        "pull_mad": robust_width(pulls),
+        "pos_med": _median(apart),
+    }
 
 
 def _median(values: F64) -> float:
     """Return the median; NaN of nothing."""
     return float(np.median(values)) if len(values) else float("nan")
+
+
+def print_bins(rows: Sequence[dict[str, Any]], label: str) -> None:
+    """Print the figures of bins, one line each, `label` first."""
+    if rows:
+        table = Table(rows=list(rows))
+        table[label, *(name for name in table.colnames if name != label)].pprint_all()
 
 
 def main() -> None:
@@ -287,9 +369,10 @@ def main() -> None:
     truth = read_truth(args.field)
     for path in args.catalogs:
         figures = score(truth, read_catalog(path)).as_dict()
-        bins = figures.pop("bins")
+        bins, densities = figures.pop("bins"), figures.pop("density_bins")
         print(Path(path).name, json.dumps(figures))
-        Table(rows=bins).pprint_all()
+        print_bins(bins, "snr")
+        print_bins(densities, "density")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from astropy.nddata import NDData
-from astropy.table import QTable
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
@@ -28,13 +26,17 @@ from crowdfit.io.run_record import RunRecord
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.initial import check_fits_image
-from crowdfit.psf.readers import psf_from_array, read_psf_image
+from crowdfit.psf.initial import GivenPsf, check_fits_image
+from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
+    from astropy.table import QTable
 
 log = logging.getLogger(__name__)
 
-ImageLike: TypeAlias = ArrayLike | Exposure | NDData | str | Path
+ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class FitResult:
         Versions, settings and input checksum, as written to every file.
     """
 
-    catalog: QTable
+    catalog: "QTable"
     sources: Sources
     frame: Frame
     history: tuple[PassStats, ...]
@@ -133,8 +135,9 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     err, dq : array (ny, nx), optional
         Total 1-sigma noise, and data quality (non-zero is bad unless the configuration says otherwise).
     psf : EPSF, array, or path of a FITS image, optional
-        Starting PSF at detector sampling (an EPSF holds its own). It is refined unless
-        ``psf_update__kind="none"``. None: measured from the image.
+        Starting PSF: an array at detector sampling, an EPSF with its own. A path stands for
+        ``psf__kind="file", psf__path=...``, so ``psf__oversample`` may say how finely the file is sampled. It
+        is refined unless ``psf_update__kind="none"``. None: measured from the image.
     config : Config, name of a shipped configuration, or path of a YAML file, optional
         Departures from the defaults.
     positions : (x, y), (x, y, flux), Positions or Sources, optional
@@ -162,6 +165,7 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     """
     # numba brings the threads; BLAS with threads of its own would fight for the cores and change the last bits
     with threadpool_limits(1, "blas"):
+        overrides = {**_psf_settings(psf), **overrides}
         exposure = _exposure(image, err, dq, _config(config, overrides))
         chosen = _config(config, overrides, exposure.band)
         return _fit(exposure, psf, chosen, _sources(positions, exposure), progress, record)
@@ -177,11 +181,14 @@ def _fit(
 ) -> FitResult:
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
-    start = Frame.start(exposure, _first_psf(psf, exposure, chosen), chosen.stamps)
+    first_psf = _first_psf(psf, exposure, chosen)
+    log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
+    start = Frame.start(exposure, first_psf, chosen.stamps)
     metadata = _metadata(exposure, chosen, psf)
     keep = _start_record(record, metadata, chosen, exposure)
     times = {"start": time.perf_counter() - began}
     history: list[PassStats] = []
+    log.debug("%s: first pass begins", exposure.name, extra={"done": "start"})
     state, reason = _drain((start,), chosen, sources, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
@@ -218,12 +225,19 @@ def _config(config: Config | str | Path | None, overrides: Mapping[str, object],
     return load_config(config, dotted, band)
 
 
+def _psf_settings(psf: object) -> dict[str, object]:
+    """Return what a path given as the PSF means as keyword overrides."""
+    return {"psf__kind": "file", "psf__path": str(psf)} if isinstance(psf, str | Path) else {}
+
+
 def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, config: Config) -> Exposure:
     """Return the image as an exposure, whatever it came as."""
     if isinstance(image, Exposure):
         return image
     if isinstance(image, str | Path):
         return read_exposure(image, config.input, err=err, dq=dq)
+    from astropy.nddata import NDData  # noqa: PLC0415 - slow to import, and a file does not need it
+
     if isinstance(image, NDData):
         return exposure_from_nddata(image, config.input)
     return exposure_from_arrays(image, err, dq, options=config.input)
@@ -231,11 +245,9 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
 
 def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> EPSF:
     """Return the PSF that the first pass starts from."""
-    if psf is None:
+    if psf is None or isinstance(psf, str | Path):
         return config.psf(exposure)
-    if isinstance(psf, str | Path):
-        psf = read_psf_image(psf)
-    elif not isinstance(psf, EPSF):
+    if not isinstance(psf, EPSF):
         psf = psf_from_array(psf)
     check_fits_image(psf, exposure)
     return psf
@@ -276,7 +288,7 @@ def _drain(
         history.append(state.stats)
         log.info(
             "pass %d: %d sources, %d new, chi %.3f, FWHM %.2f px, %.1f s", state.pass_no, state.stats.n_sources,
-            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds,
+            state.stats.n_new, state.stats.chi, state.stats.fwhm, state.stats.seconds, extra={"done": "pass"},
         )  # fmt: skip
         if record is not None:
             record.add(state)
@@ -291,6 +303,12 @@ def _timed(times: dict[str, float], name: str, work: Any, *args: Any) -> Any:
     result = work(*args)
     times[name] = time.perf_counter() - began
     return result
+
+
+def _checksum_of_psf(psf: object, config: Config) -> str:
+    """Return the checksum of the file that the first PSF came from; empty where it came from none."""
+    is_given = not (psf is None or isinstance(psf, str | Path))
+    return sha256_of(config.psf.path) if isinstance(config.psf, GivenPsf) and not is_given else ""
 
 
 def _metadata(exposure: Exposure, config: Config, psf: object = None) -> dict[str, str]:
@@ -313,7 +331,7 @@ def _metadata(exposure: Exposure, config: Config, psf: object = None) -> dict[st
         "notes": "\n".join(exposure.notes),
         **{key: str(value) for key, value in exposure.meta.items() if key != "SHA256"},
         "sha256": str(exposure.meta.get("SHA256", "")),
-        "sha256_psf": sha256_of(psf) if isinstance(psf, str | Path) else "",
+        "sha256_psf": _checksum_of_psf(psf, config),
         "config_hash": config_hash(config),
         "config": dump(config),
     }

@@ -9,16 +9,17 @@ All fluxes refer to a PSF of unit sum over its full extent. Which sources to tru
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Column as TableColumn
-from astropy.table import QTable
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Exposure
 from crowdfit.world import pixel_to_sky
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 __all__ = [
     "AVERAGE_COLUMNS",
@@ -266,7 +267,7 @@ def column(name: str) -> Column:
 
 def build_catalog(
     columns: Mapping[str, Array], exposure: Exposure, metadata: Mapping[str, Any] | None = None
-) -> QTable:
+) -> "QTable":
     """Build the catalogue from measured columns.
 
     Parameters
@@ -300,7 +301,7 @@ def make_table(
     values: Mapping[str, Array],
     image_unit: str,
     metadata: Mapping[str, Any] | None = None,
-) -> QTable:
+) -> "QTable":
     """Put columns into a table with the units, descriptions and UCDs of their definitions.
 
     Parameters
@@ -314,6 +315,9 @@ def make_table(
     metadata : mapping, optional
         Goes into `meta` of the table.
     """
+    from astropy.table import Column as TableColumn  # noqa: PLC0415 - slow to import, and needed at the end only
+    from astropy.table import QTable  # noqa: PLC0415
+
     table = QTable(meta=dict(metadata or {}))
     for entry in definitions:
         if entry.name not in values:

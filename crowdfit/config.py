@@ -25,7 +25,7 @@ from crowdfit.io.options import InputOptions
 from crowdfit.photometry.psf_stats import Measure
 from crowdfit.psf.initial import BlindPsf, GivenPsf
 from crowdfit.stages.base import STRICT
-from crowdfit.stages.centroid import DerivativeStep, NoStep, WeightedStep
+from crowdfit.stages.centroid import DerivativeStep, NoStep, PeakStep, WeightedStep
 from crowdfit.stages.detect import CrowdsourceDetect, NoDetect, ScoreDetect, SepDetect
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
@@ -67,7 +67,7 @@ class Config:
     sky: Annotated[MeshSky | BlockSky | FixedSky, _KINDS, _STAGE] = MeshSky()
     detect: Annotated[ScoreDetect | CrowdsourceDetect | SepDetect | NoDetect, _KINDS, _STAGE] = ScoreDetect()
     solve: Annotated[PcgSolve | LsqrSolve, _KINDS, _STAGE] = PcgSolve()
-    centroid: Annotated[DerivativeStep | WeightedStep | NoStep, _KINDS, _STAGE] = DerivativeStep()
+    centroid: Annotated[DerivativeStep | WeightedStep | PeakStep | NoStep, _KINDS, _STAGE] = DerivativeStep()
     psf_update: Annotated[EmpiricalPsf | FixedPsf, _KINDS, _STAGE] = EmpiricalPsf()
     prune: Annotated[Prune | NoPrune, _KINDS, _STAGE] = Prune()
     stop: Annotated[Settled, _STAGE] = Settled()

@@ -8,6 +8,7 @@ output.
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -101,11 +102,12 @@ class _Line(logging.Formatter):
 
 
 class _JsonLine(logging.Formatter):
-    """One JSON object with time, level, logger, message and whatever was given as `extra`."""
+    """One JSON object with time, CPU time of the process (s), level, logger, message and the record's `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "cpu_s": round(time.process_time(), 3),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _message(record),

@@ -3,6 +3,8 @@
 Only maps: reading, fitting and writing are library calls, so a script that makes them gets the same numbers.
 """
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +16,16 @@ from crowdfit.errors import ConfigError, CrowdfitError, InputError
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
     from crowdfit.config import Config
+    from crowdfit.loop import State
+
+log = logging.getLogger(__name__)
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit status of the command line."""
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing is wrong
+    """The user ended the fit of an image; says what is kept. Not a KeyboardInterrupt, which typer takes away."""
 
 
 def refuse(message: str) -> int:
@@ -92,7 +101,9 @@ class Job:
         """Return the configuration for images of a filter."""
         from crowdfit.config import load_config  # noqa: PLC0415
 
-        return load_config(self.config, self.settings, band)
+        # JSON text is YAML, whatever the path is made of; what --set says comes later and wins
+        psf = [] if self.psf is None else ["psf.kind=file", f"psf.path={json.dumps(str(self.psf))}"]
+        return load_config(self.config, [*psf, *self.settings], band)
 
     def run_all(self, images: Sequence[Path]) -> int:
         """Fit the images one after the other; one that is refused does not stop the others."""
@@ -102,21 +113,31 @@ class Job:
                 status = max(status, self.run(image))
             except CrowdfitError as error:
                 status = refuse(str(error))
-            if status == INTERRUPTED:
-                break
         return status
 
     def run(self, image: Path) -> int:
-        """Fit one image and write its files."""
+        """Fit one image and write its files.
+
+        Raises
+        ------
+        Interrupted
+            At Ctrl-C; the message says where the finished passes are.
+        """
         from crowdfit.io.products import product_path  # noqa: PLC0415
 
         record = product_path(self.out, image.name, "run")
+        passes: list[int] = []
         try:
-            result = self._fit(image, record)
+            return self._run(image, record, passes)
         except KeyboardInterrupt:
-            kept = f"; the finished passes are kept in {record}" if record.exists() else ""
-            console.say(f"{image}: interrupted{kept}")
-            return INTERRUPTED
+            kept = f"; the finished passes are kept in {record}" if passes and record.exists() else ""
+            raise Interrupted(f"{image}: interrupted{kept}") from None
+
+    def _run(self, image: Path, record: Path, passes: list[int]) -> int:
+        """Fit one image and write its files; the number of every finished pass is added to `passes`."""
+        from crowdfit.io.products import product_path  # noqa: PLC0415
+
+        result = self.fit(image, record, passes)
         output = result.config.output
         files = [*result.write(self.out, formats=output.formats), *([record] if output.run_record else [])]
         if output.report:
@@ -125,21 +146,33 @@ class Job:
             console.tell("\n  ".join([_summary(image, result), *map(str, files)]))
         return DONE
 
-    def _fit(self, image: Path, record: Path) -> "FitResult":
+    def fit(self, image: Path, record: Path | None = None, passes: list[int] | None = None) -> "FitResult":
+        """Fit one image and write nothing but a run record, if a path is given.
+
+        The number of every finished pass is added to `passes`.
+        """
         from crowdfit.api import fit_image  # noqa: PLC0415
         from crowdfit.io.fits import read_exposure, read_positions  # noqa: PLC0415
 
+        log.debug("%s: packages imported", image.name, extra={"done": "imports"})
         exposure = read_exposure(image, self.config_for("").input, err=self.err, dq=self.dq)
+        log.debug("%s: image read", image.name, extra={"done": "reading"})
         config = self.config_for(exposure.band)
         _check_positions(config, self.positions)
         _say_if_compiling(self.level)
         with console.progress(self.level, image.name) as show:
+
+            def follow(state: "State") -> None:
+                if passes is not None:
+                    passes.append(state.pass_no)
+                if show is not None:
+                    show(state)
+
             return fit_image(
                 exposure,
-                psf=self.psf,
                 config=config,
                 positions=None if self.positions is None else read_positions(self.positions, exposure.wcs),
-                progress=show,
+                progress=follow,
                 record=record if config.output.run_record else None,
             )
 
@@ -166,8 +199,8 @@ def _say_if_compiling(level: str) -> None:
 
 def _summary(image: Path, result: "FitResult") -> str:
     """Return one line with the numbers a person wants first."""
+    memory = f", {result.peak_memory_mb:,.0f} MB" if result.peak_memory_mb > 0 else ""  # NaN: not known
     return (
         f"{image}: {len(result.catalog):,} stars, FWHM {result.psf.fwhm:.2f} pix, "
-        f"{len(result.history)} passes ({result.stop_reason}), {result.seconds:.1f} s, "
-        f"{result.peak_memory_mb:,.0f} MB"
+        f"{len(result.history)} passes ({result.stop_reason}), {result.seconds:.1f} s{memory}"
     )

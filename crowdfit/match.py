@@ -30,8 +30,9 @@ from crowdfit.detections import (
     reach_for,
 )
 from crowdfit.errors import InputError
+from crowdfit.io.formats import check_formats
 from crowdfit.io.hdus import sha256_of
-from crowdfit.io.tables import check_formats, read_catalog, write_catalog
+from crowdfit.io.tables import read_catalog, write_catalog
 from crowdfit.reach import Radius, Reach, read_reach
 
 __all__ = [

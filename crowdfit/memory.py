@@ -1,8 +1,17 @@
-"""How much memory the process holds."""
+"""How much memory the process holds; NaN on systems without the module `resource` (Windows).
 
-import resource
+A ceiling on memory is never reached there.
+"""
+
 import sys
 from pathlib import Path
+
+import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _STATM = Path("/proc/self/statm")
 _UNIT = 1024 if sys.platform == "darwin" else 1
@@ -11,6 +20,8 @@ _UNIT = 1024 if sys.platform == "darwin" else 1
 
 def peak_mb() -> float:
     """Return the largest resident size of the process so far (MB)."""
+    if resource is None:
+        return np.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / _UNIT
 
 

@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 
 @dataclass(frozen=True, kw_only=True, config=REAL)
 class Cluster:
-    """A star cluster with the surface density of King (1962, AJ 67, 471).
+    """A star cluster with the surface density of King (1962, AJ 67, 471), or of Elson et al. (1987, ApJ 323, 54).
 
     Its `n_stars` stars come on top of those of the field and follow the same luminosity function; all of
     them lie inside the frame and its margin.
@@ -46,7 +46,10 @@ class Cluster:
     y: float = Field(description="row of the centre, inside the frame (pix)")
     n_stars: Count = Field(description="number of stars")
     core_radius: PositiveFloat = Field(description="King core radius (pix)")
-    concentration: float = Field(default=10.0, gt=1, description="tidal radius in core radii")
+    concentration: float = Field(default=10.0, gt=1, description="radius where it ends, in core radii")
+    gamma: PositiveFloat | None = Field(
+        default=None, description="outer slope of (1 + (r/core)^2)^(-gamma/2); None: King's tidal profile"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=REAL)
@@ -110,6 +113,16 @@ _DENSE: Final = Scene(
     wing_fraction=0.04, sky_gradient=0.05, saturation=60_000.0, bad_pixels=2e-4, dead_columns=2,
 )  # fmt: skip
 
+LADDER: Final = (200, 100, 50, 25, 12, 8)
+"""Pixels per star of the rungs of the density ladder."""
+
+
+def _rung(pixels: int) -> Scene:
+    """Return the scene with so many pixels per star; everything but the number of stars is that of `dense`."""
+    side = 512 + 2 * _DENSE.margin
+    return dataclasses.replace(_DENSE, ny=512, nx=512, n_stars=round(side**2 / pixels), dead_columns=1)
+
+
 SCENES: Final[Mapping[str, Scene]] = MappingProxyType(
     {
         "demo": dataclasses.replace(_DENSE, ny=384, nx=384, n_stars=3000, slope=0.6, dead_columns=1),
@@ -118,8 +131,14 @@ SCENES: Final[Mapping[str, Scene]] = MappingProxyType(
         "undersampled": dataclasses.replace(
             _DENSE, slope=0.6, psf="airy", fwhm=1.95, wing_fraction=0.0, flux_min=60.0, flux_max=1e6, sky=60.0
         ),
+        "cluster": dataclasses.replace(
+            _DENSE, n_stars=0, fwhm=3.2, beta=3.0, ellipticity=0.0, wing_fraction=0.0,
+            clusters=(Cluster(x=511.5, y=511.5, n_stars=40_000, core_radius=120.0, gamma=4.0),),
+        ),
+        "big": dataclasses.replace(_DENSE, ny=2048, nx=2048, n_stars=240_000),
+        **{f"ladder{pixels}": _rung(pixels) for pixels in LADDER},
     }
-)
+)  # fmt: skip
 """Scenes by name; `named_scene` changes single fields of one."""
 
 

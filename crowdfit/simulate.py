@@ -40,6 +40,7 @@ __all__ = [
     "simulate",
     "sky_plane",
     "true_psf",
+    "write_field",
 ]
 
 log = logging.getLogger(__name__)
@@ -112,19 +113,7 @@ class Simulated:
         path : path
             FITS file; replaced when it is there, and complete or not written at all.
         """
-        path = Path(path)
-        hdus = fits.HDUList(
-            [
-                fits.PrimaryHDU(header=self._header()),
-                fits.ImageHDU(self.data, name="SCI"),
-                fits.ImageHDU(self.err, name="ERR"),
-                fits.ImageHDU(self.dq.astype(np.int32), name="DQ"),
-                fits.table_to_hdu(self.truth, name="TRUTH"),
-            ]
-        )
-        with atomic_path(path) as temporary:
-            hdus.writeto(temporary, overwrite=True)
-        return path
+        return write_field(path, self._header(), fits.Header(), self.data, self.err, self.dq, self.truth)
 
     def _header(self) -> fits.Header:
         header = fits.Header()
@@ -143,6 +132,48 @@ class Simulated:
             if not isinstance(value, str):
                 header.comments[CARDS[field.name]] = describe(field.name)
         return header
+
+
+def write_field(
+    path: str | Path,
+    primary: fits.Header,
+    image: fits.Header,
+    data: F32,
+    err: F32,
+    dq: NDArray[np.uint32],
+    truth: Table,
+) -> Path:
+    """Write an image with known truth as SCI, ERR, DQ and TRUTH extensions.
+
+    Parameters
+    ----------
+    path : path
+        FITS file; replaced when it is there, and complete or not written at all.
+    primary, image : astropy.io.fits.Header
+        Cards of the primary and of the SCI header.
+    data, err, dq : ndarray (ny, nx)
+        Image, its errors and its data quality.
+    truth : astropy.table.Table
+        The stars.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path = Path(path)
+    hdus = fits.HDUList(
+        [
+            fits.PrimaryHDU(header=primary),
+            fits.ImageHDU(data, header=image, name="SCI"),
+            fits.ImageHDU(err, name="ERR"),
+            fits.ImageHDU(dq.astype(np.int32), name="DQ"),
+            fits.table_to_hdu(truth, name="TRUTH"),
+        ]
+    )
+    with atomic_path(path) as temporary:
+        hdus.writeto(temporary, overwrite=True)
+    return path
 
 
 def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
@@ -201,9 +232,14 @@ def draw_stars(scene: Scene, places: np.random.Generator, fluxes: np.random.Gene
 
 def _draw_cluster(scene: Scene, cluster: Cluster, rng: np.random.Generator) -> F64:
     """Return x, y of the members, (2, n); those drawn outside the frame and margin are drawn again."""
-    radius = np.linspace(0, cluster.concentration, 4000)
-    edge = 1 / np.hypot(1, cluster.concentration)
-    density = (1 / np.hypot(1, radius) - edge) ** 2 * radius
+    corner = np.hypot(max(cluster.x, scene.nx - cluster.x), max(cluster.y, scene.ny - cluster.y))
+    farthest = (corner + 2 * scene.margin + 2) / cluster.core_radius
+    radius = np.linspace(0, min(cluster.concentration, farthest), 4000)
+    if cluster.gamma is None:
+        edge = 1 / np.hypot(1, cluster.concentration)
+        density = (1 / np.hypot(1, radius) - edge) ** 2 * radius
+    else:
+        density = np.hypot(1, radius) ** -cluster.gamma * radius
     inside = np.append(0, np.cumsum(density[1:] + density[:-1]))
     inside /= inside[-1]
     low, high = -0.5 - scene.margin, np.array([[scene.nx], [scene.ny]]) - 0.5 + scene.margin

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.wcs import WCS, NoConvergence
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["CheckedWCS", "PixelCoords", "SkyCoords", "pixel_to_sky", "read_wcs", "sky_to_pixel"]
@@ -62,6 +60,8 @@ def read_wcs(header: fits.Header, shape: tuple[int, int]) -> CheckedWCS:
     """
     if not any(str(key).startswith("CTYPE") for key in header):
         return CheckedWCS(None, "")
+    from astropy.wcs import WCS  # noqa: PLC0415 - slow to import, and not every image has one
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old date styles, PV on TAN, ...: repaired by astropy
         try:
@@ -80,6 +80,8 @@ def read_wcs(header: fits.Header, shape: tuple[int, int]) -> CheckedWCS:
 
 def _check_round_trip(wcs: Any, shape: tuple[int, int]) -> str:
     """Return a complaint about a WCS that is not invertible, or nothing; ValueError when it is useless."""
+    from astropy.wcs import NoConvergence  # noqa: PLC0415
+
     ny, nx = shape
     x = np.array([0, nx - 1, 0, nx - 1, (nx - 1) / 2])
     y = np.array([0, 0, ny - 1, ny - 1, (ny - 1) / 2])
@@ -104,5 +106,7 @@ def pixel_to_sky(wcs: Any, x: ArrayLike, y: ArrayLike) -> SkyCoords:
 
 def sky_to_pixel(wcs: Any, ra: ArrayLike, dec: ArrayLike) -> PixelCoords:
     """Convert ICRS degrees (n,) to 0-based pixel positions."""
+    from astropy.coordinates import SkyCoord  # noqa: PLC0415
+
     x, y = wcs.world_to_pixel(SkyCoord(ra, dec, unit=u.deg, frame="icrs"))
     return PixelCoords(np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64)))

@@ -304,6 +304,29 @@ class TestPsf:
                 np.asarray(other.catalog["flux"]), np.asarray(by_array.catalog["flux"]), rtol=1e-5
             )
         assert len(by_file.metadata["sha256_psf"]) == 64
+        assert by_config.metadata["sha256_psf"] == by_file.metadata["sha256_psf"]
+        assert by_file.config == by_config.config
+        assert "sha256_psf" not in by_array.metadata
+
+    def test_sampling_of_a_file_is_a_setting(self, field, tmp_path):
+        """A file without OVERSAMP is read with `psf.oversample`, from an override and from a configuration."""
+        path = tmp_path / "psf.fits"
+        fits.writeto(path, field.psf.cube[0])
+        given = {"psf__oversample": field.psf.oversample}
+        by_keyword = fit_image(field.exposure, psf=path, **given, **QUICK)
+        chosen = load_config(
+            None, ["psf.kind=file", "psf.path=other.fits", f"psf.oversample={field.psf.oversample}"]
+        )
+        by_config = fit_image(field.exposure, psf=str(path), config=chosen, **QUICK)
+        for result in (by_keyword, by_config):
+            assert result.psf.oversample == field.psf.oversample > 1
+            assert result.psf.fwhm == pytest.approx(field.psf.fwhm, rel=1e-3)
+            assert (result.config.psf.path, result.config.psf.oversample) == (path, field.psf.oversample)
+
+    def test_settings_of_another_first_psf_are_refused(self, field, tmp_path):
+        """A width to start from and a file to start from contradict each other."""
+        with pytest.raises(ConfigError, match="psf.fwhm: unknown field of 'file'"):
+            fit_image(field.exposure, psf=tmp_path / "psf.fits", psf__fwhm=2.0, **QUICK)
 
     def test_held_or_refined(self, field):
         """Held, it comes back bit for bit; refined, an 8 % wrong width is mended to 2.5 %."""

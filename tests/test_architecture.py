@@ -16,7 +16,7 @@ LAYERS = (
     ("frame", "stages", "photometry", "io.options"),
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),
-    ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "match"),
+    ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "likeness", "match"),
     ("api",),
     ("job", "cli", "console", "__main__"),
 )

@@ -133,14 +133,29 @@ class TestImages:
         path = planes(tmp_path / "s.fits", SCI=field, **{name: np.ones((60, 60), np.int32)})
         refused(
             path,
-            rf"s\.fits\[SCI\]: {name.lower()} has shape \(60, 60\) .*\(60, 70\); give planes of one shape",
+            rf"s\.fits\[{name}\]: {name.lower()} has shape \(60, 60\) .*s\.fits\[SCI\] has \(60, 70\); "
+            rf"give planes of one shape.*input\.{name.lower()}_ext",
         )
 
     @pytest.mark.parametrize("option", ["--err", "--dq"])
     def test_other_shape_in_a_file_of_its_own(self, refused, tmp_path, field, option):
+        """The one at fault is the other file: it is named, with its extension."""
+        path = primary(tmp_path / "s.fits", field)
         other = primary(tmp_path / "plane.fits", np.ones((60, 60), np.int16))
-        pattern = rf"s\.fits\[PRIMARY\]: {option[2:]} has shape \(60, 60\) .*\(60, 70\)"
-        refused(primary(tmp_path / "s.fits", field), pattern, option, str(other))
+        shapes = (
+            rf"{option[2:]} has shape \(60, 60\) but the image s\.fits\[PRIMARY\] has \(60, 70\).*{option}"
+        )
+        refused(path, rf"plane\.fits\[PRIMARY\]: {shapes}", option, str(other))
+        name = option[2:].upper()
+        other = planes(tmp_path / "named.fits", OTHER=field, **{name: np.ones((60, 60), np.int16)})
+        refused(path, rf"named\.fits\[{name}\]: {shapes}", option, str(other))
+
+    @pytest.mark.parametrize(("kind", "what"), [("error", "error"), ("ivar", "weight")])
+    def test_no_usable_error_in_a_file_of_its_own(self, refused, tmp_path, field, kind, what):
+        other = primary(tmp_path / "plane.fits", np.zeros(SHAPE))
+        pattern = rf"plane\.fits\[PRIMARY\]: no pixel has a positive {what}; give another.*--err"
+        options = ["--err", str(other), "--set", f"input.err_kind={kind}"]
+        refused(primary(tmp_path / "s.fits", field), pattern, *options)
 
     def test_all_masked(self, refused, tmp_path, field):
         path = planes(tmp_path / "m.fits", SCI=field, DQ=np.ones(SHAPE, np.int32))
@@ -158,7 +173,12 @@ class TestImages:
     @pytest.mark.parametrize("value", [0.0, -2.0, np.nan])
     def test_no_usable_error(self, refused, tmp_path, field, value):
         path = planes(tmp_path / "e.fits", SCI=field, ERR=np.full(SHAPE, value, np.float32))
-        refused(path, r"e\.fits.*(ERR|err)")
+        refused(path, r"e\.fits\[ERR\]: no pixel has a positive error.*input\.err_ext")
+
+    def test_no_usable_inverse_variance(self, refused, tmp_path, field):
+        path = planes(tmp_path / "e.fits", SCI=field, ERR=np.zeros(SHAPE))
+        pattern = r"e\.fits\[ERR\]: no pixel has a positive weight.*input\.err_ext"
+        refused(path, pattern, "--set", "input.err_kind=ivar")
 
     def test_wanted_extension(self, refused, tmp_path, field):
         path = planes(tmp_path / "w.fits", SCI=field)
@@ -181,7 +201,7 @@ class TestOtherFiles:
             (np.ones((4, 11, 11)), r"p\.fits: psf: shape \(4, 11, 11\)"),
             (
                 moffat(3.0, radius=45, oversample=1).cube[0],
-                r"91 px on a side is larger than the image field .*cut the PSF",
+                r"p\.fits: 91 px on a side is larger than the image field .*cut the PSF.*psf\.oversample",
             ),
         ],
         ids=["even", "negative", "nan", "3-D", "large"],
@@ -202,7 +222,7 @@ class TestOtherFiles:
     def test_psf_header_with_a_strange_oversampling(self, refused, image, tmp_path, factor):
         """The keyword is somebody else's; the message names the file and the setting that overrules it."""
         psf = primary(tmp_path / "p.fits", moffat(3.0, radius=12, oversample=1).cube[0], OVERSAMP=factor)
-        refused(image, r"p\.fits: .*OVERSAMP.*", "--psf", str(psf))
+        refused(image, r"p\.fits: .*OVERSAMP.*psf\.oversample", "--psf", str(psf))
 
     def test_positions_outside(self, refused, image, tmp_path):
         (tmp_path / "list.csv").write_text("x,y\n10,10\n500,10\n")

@@ -1,4 +1,4 @@
-"""Moving stars: the true shift is found through masks, and a limit is a limit (C022, C023, C024, C025, C026, C027)."""
+"""Moving stars: the true shift is found through masks, and a limit is a limit (C022-C028)."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from crowdfit import flags
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.sources import Sources
-from crowdfit.stages.centroid import DerivativeStep, NoStep, WeightedStep, move
+from crowdfit.stages.centroid import DerivativeStep, NoStep, PeakStep, WeightedStep, move
 from crowdfit.stages.solve import Fit, PcgSolve
 
 SHAPE = (61, 61)
@@ -27,6 +27,7 @@ STEPS = {
     "derivative": (DerivativeStep(), 5),
     "weighted": (WeightedStep(), 5),
     "open": (WeightedStep(open_window=1.0), 0),
+    "peak": (PeakStep(), 5),
 }
 
 
@@ -78,7 +79,34 @@ def test_large_shifts_converge(make_frame, step):
     assert (start.x[0], start.y[0]) == pytest.approx((30, 30), abs=2e-3)
 
 
-@pytest.mark.parametrize("step", ["derivative", "weighted"])
+@pytest.mark.parametrize("psf", PSFS)
+@pytest.mark.parametrize("mask", ["none", "quarter", "half"])
+def test_peak_is_reached_in_one_pass(make_frame, psf, mask):
+    """C028: the top of the convolved image is climbed to, not guessed from a slope: half a FWHM off is no matter."""
+    shift = (0.4 * PSFS[psf].fwhm, -0.2 * PSFS[psf].fwhm)
+    found = stepped(*STEPS["peak"], *shifted_star(make_frame, PSFS[psf], MASKS[mask], shift))
+    assert found == pytest.approx(shift, abs=1e-3)
+
+
+@pytest.mark.parametrize("noise", [30.0, 300.0])
+def test_peak_of_isolated_stars_is_as_good_as_noise_allows(make_frame, noise):
+    """C028: scatter as the joint solve predicts for stars alone, no bias, and a window of one FWHM loses little."""
+    psf, n = PSFS["moffat"], 14
+    grid = np.arange(n) * 25.0 + 20
+    rng = np.random.default_rng(3)
+    x, y = (g.ravel() + rng.uniform(-0.5, 0.5, n * n) for g in np.meshgrid(grid, grid))
+    truth = Sources.at(x, y, np.full(n * n, 1e4))
+    start = truth.changed(x=x + rng.normal(0, 0.05, n * n), y=y + rng.normal(0, 0.05, n * n))
+    frame = make_frame(psf, truth, (370, 370), noise=noise, seed=4).rendered(start)
+    fit = EXACT((frame,), start, shifts=True)
+    for window, most in ((2.0, 1.15), (1.0, 1.4)):
+        moved = PeakStep(window=window, max_step=1.0)((frame,), fit, pass_no=0)
+        pull = np.concatenate([moved.x - x, moved.y - y]) / np.tile(fit.shift_err, 2)
+        assert abs(np.mean(pull)) < 4 / np.sqrt(2 * n * n)
+        assert 0.85 < np.std(pull) < most
+
+
+@pytest.mark.parametrize("step", ["derivative", "weighted", "peak"])
 def test_neighbours_are_removed_first(make_frame, step):
     """C022: the star keeps its place beside one that is ten times brighter."""
     truth = Sources.at([30.0, 33.5], [30.0, 31.0], [1e4, 1e5])
@@ -99,12 +127,11 @@ def test_masked_core_takes_the_derivative_step(make_frame):
     start = truth.changed(x=truth.x - 0.05)
     frame = make_frame(PSFS["moffat"], truth, SHAPE, mask=hidden).rendered(start)
     fit = EXACT((frame,), start, shifts=True)
-    weighted, derivative = (
-        WeightedStep()((frame,), fit, pass_no=5),
-        DerivativeStep()((frame,), fit, pass_no=5),
+    derivative, *others = (
+        stage((frame,), fit, pass_no=5) for stage in (DerivativeStep(), WeightedStep(), PeakStep())
     )
-    assert weighted.x == derivative.x
-    assert weighted.x != start.x
+    assert derivative.x != start.x
+    assert [other.x for other in others] == [derivative.x] * 2
 
 
 class TestLimit:

@@ -115,6 +115,25 @@ print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules], "STATUS", st
     assert "simulate" in done.stdout
 
 
+def test_fit_starts_without_what_it_needs_later():
+    """Tables, coordinates, plots and splines are loaded when they are used, for each takes its tenth of a second."""
+    later = (
+        "astropy.table",
+        "astropy.coordinates",
+        "scipy.interpolate",
+        "scipy.spatial",
+        "matplotlib",
+        "jinja2",
+    )
+    code = f"""
+import sys
+import crowdfit.api, crowdfit.io.products
+print([name for name in {later!r} if name in sys.modules])
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_module_is_a_command():
     done = python("-m", "crowdfit", "--version")
     assert (done.returncode, done.stdout) == (0, f"crowdfit {crowdfit.__version__}\n")
@@ -185,16 +204,17 @@ def test_arguments_reach_the_library(image: Path, tmp_path: Path, fit_image: Fit
     stars.write_text("x,y,flux\n3,4,100\n5,6,200\n")
     out = tmp_path / "out"
     settings = ["--set", "stop.max_passes=7", "-c", "irac", "--format", "csv", "--format", "vot"]
-    options = ["--psf", "psf.fits", "--positions", str(stars), "--threads", "1"]
+    settings += ["--set", "psf.oversample=4"]
+    options = ["--psf", "my: psf.fits", "--positions", str(stars), "--threads", "1"]
     assert main(["fit", str(image), "-o", str(out), *settings, *options]) == DONE
     (call,) = fit_image.calls
-    changes = ["stop.max_passes=7", "output.formats=[csv, vot]"]
+    changes = {"stop.max_passes": 7, "output.formats": ["csv", "vot"]}
+    changes |= {"psf.kind": "file", "psf.path": "my: psf.fits", "psf.oversample": 4}
     assert call["config"] == load_config("irac", changes)
     assert call["image"].shape == (32, 32)
-    assert call["psf"] == Path("psf.fits")
     np.testing.assert_array_equal(call["positions"].x, [3, 5])
     assert call["record"] == out / "field_run.h5"
-    assert call["progress"] is None
+    call["progress"](state(0))  # nothing is shown where standard error is no terminal
     assert fit_image.results[0].written == [(out, ("csv", "vot")), (out / "field_report.html", ())]
     said = capsys.readouterr()
     assert said.err == ""
@@ -257,6 +277,8 @@ def test_too_many_threads_are_refused(image: Path, tmp_path: Path, fit_image: Fi
 def test_interrupt_says_where_the_finished_passes_are(image: Path, tmp_path: Path, fit_image: Fits, capsys):
     def interrupt(given):
         given["record"].write_text("two passes")
+        given["progress"](state(0))
+        given["progress"](state(1))
         raise KeyboardInterrupt
 
     fit_image.ending = interrupt
@@ -266,6 +288,72 @@ def test_interrupt_says_where_the_finished_passes_are(image: Path, tmp_path: Pat
     assert len(fit_image.calls) == 1
     wanted = f"crowdfit: {image}: interrupted; the finished passes are kept in {tmp_path}/field_run.h5\n"
     assert capsys.readouterr().err == wanted
+
+
+def test_interrupt_before_the_first_pass(image: Path, tmp_path: Path, fit_image: Fits, capsys):
+    """The record of an earlier run is not taken for one of this run."""
+
+    def interrupt(given):
+        raise KeyboardInterrupt
+
+    fit_image.ending = interrupt
+    (tmp_path / "field_run.h5").write_text("last week")
+    assert main(["fit", str(image), "-o", str(tmp_path)]) == INTERRUPTED
+    assert capsys.readouterr().err == f"crowdfit: {image}: interrupted\n"
+
+
+@pytest.mark.parametrize("place", ["crowdfit.io.products.check_output", "crowdfit.cli._aligned"])
+def test_interrupt_outside_a_fit(image: Path, tmp_path: Path, monkeypatch, capsys, place: str):
+    """Ctrl-C while the output folder is looked at, or in another command, is said in one line."""
+
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    command = ["flags"] if "aligned" in place else ["fit", str(image), "-o", str(tmp_path)]
+    assert main(command) == INTERRUPTED
+    assert capsys.readouterr().err == "crowdfit: interrupted\n"
+
+
+@pytest.mark.parametrize("module", ["typer", "crowdfit.config", "numba.core.decorators", "astropy.io.fits"])
+def test_interrupt_while_packages_are_imported(tmp_path: Path, module: str):
+    code = f"""
+import sys
+from crowdfit.__main__ import main
+
+class Interrupt:
+    def find_spec(name, *rest):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt)
+print(main(["fit", "{tmp_path}/none.fits", "-o", "{tmp_path}/out"]))
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")
+
+
+def test_interrupt_is_not_lost_in_a_callback():
+    """A signal at the end of a kernel is handled where no exception gets out; the command ends all the same."""
+    code = """
+import signal, time, weakref
+import crowdfit.__main__, crowdfit.cli
+
+class Thing:
+    pass
+
+def work(arguments):
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+    del thing
+    for _ in range(600):
+        time.sleep(0.1)
+
+crowdfit.cli.main = work
+print(crowdfit.__main__.main([]))
+"""
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == (f"{INTERRUPTED}\n", "crowdfit: interrupted\n")
 
 
 def test_failure_of_the_machine_is_status_1(image: Path, tmp_path: Path, fit_image: Fits, capsys):

@@ -14,6 +14,7 @@ from crowdfit.psf.analytic import airy, gaussian, moffat
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import check_fits_image
 from crowdfit.psf.readers import psf_from_array, read_psf_image
+from crowdfit.render import render
 from tests.reference.scenes import varying_psf
 
 PHASE = st.floats(-0.5, 0.5, exclude_max=True)
@@ -34,6 +35,21 @@ class TestSum:
     def test_of_a_pattern_whose_rings_are_cut(self, x, y):
         """Rings of a diffraction pattern beyond the stamp move with the star: r^-3 leaves 2e-4."""
         assert airy(2.0).stamp(x, y).sum(dtype=float) == pytest.approx(1, abs=5e-4)
+
+    @pytest.mark.parametrize("oversample", range(1, 7))
+    @pytest.mark.parametrize("side", range(23, 49, 2))
+    def test_of_tables_that_end_within_a_pixel(self, oversample, side):
+        """An isolated star sums to its flux on the image: each sample is seen from one sub-pixel position.
+
+        The table is cut where it still holds 1 % of its peak, so that a rim too much is seen.
+        """
+        grid = np.hypot(*np.meshgrid(*2 * [np.arange(side) - side // 2])) / (side // 2)
+        psf = EPSF.from_samples((1 + 10 * grid**2) ** -2, oversample)
+        phases = np.arange(oversample) / oversample - (oversample // 2) / oversample
+        sums = [
+            render(psf, [30 + x], [30 + y], [7.0], (61, 61)).sum(dtype=float) for x in phases for y in phases
+        ]
+        assert np.mean(sums) == pytest.approx(7, rel=1e-6)
 
     @pytest.mark.parametrize("order", [1, 2])
     def test_everywhere_on_the_field(self, order):

@@ -5,18 +5,22 @@ import logging
 import numpy as np
 import pytest
 from astropy.io import fits
+from scipy.ndimage import binary_dilation, maximum_filter
 
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.psf.analytic import airy, gaussian, moffat
 from crowdfit.psf.initial import (
+    BATCH,
     BlindPsf,
     GivenPsf,
+    Maxima,
     best_widths,
-    bright_peaks,
     check_fits_image,
+    fwhm_on_pixels,
     in_rings,
     measure_fwhm,
+    moffat_designs,
     typical,
 )
 from crowdfit.render import render
@@ -110,7 +114,7 @@ def test_fainter_peaks_are_taken_when_bright_ones_are_few():
     x, y = (g.ravel() for g in np.meshgrid(np.arange(20.0, 190, 30), np.arange(20.0, 190, 30)))
     flux = 7 / psf.native()[psf.radius, psf.radius]
     data = render(psf, x, y, np.full(len(x), flux), (200, 200)) + rng.normal(0, 1, (200, 200))
-    assert len(bright_peaks(exposure_of(data), 5, 300, 10.0).rows) >= 30
+    assert len(Maxima.of(exposure_of(data)).peaks(5, 300, 10.0).rows) >= 30
     assert measure_fwhm(exposure_of(data)) == pytest.approx(3.0, rel=0.25)
 
 
@@ -122,7 +126,7 @@ def test_rings_of_a_bright_star_are_no_peaks():
     flux = np.full(9, 400 * np.sqrt(psf.n_eff))
     flux[4] *= 25
     exposure = exposure_of(render(psf, x, y, flux, (200, 200)) + rng.normal(0, 1, (200, 200)))
-    peaks = bright_peaks(exposure, 7, 300, 5.0)
+    peaks = Maxima.of(exposure).peaks(7, 300, 5.0)
     widths = best_widths(peaks, np.geomspace(1, 16, 33), 5.0, 6.0)
     rings = in_rings(peaks, widths)
     gap = np.hypot(peaks.cols[:, None] - x, peaks.rows[:, None] - y).min(axis=1)
@@ -144,7 +148,7 @@ class TestPeaks:
         data = render(psf, x, y, flux, (100, 100)) + np.random.default_rng(1).normal(0, 1, (100, 100))
         ivar = np.ones((100, 100))
         ivar[31, 81] = 0
-        peaks = bright_peaks(Exposure.of(data, ivar), 5, 300, 30.0)
+        peaks = Maxima.of(Exposure.of(data, ivar)).peaks(5, 300, 30.0)
         np.testing.assert_array_equal(peaks.cols[:2], [20, 50])
         np.testing.assert_array_equal(peaks.rows[:2], [20, 50])
         assert peaks.data.shape == (len(peaks.rows), 11, 11)
@@ -154,7 +158,33 @@ class TestPeaks:
 
     def test_most(self):
         data = field(moffat(3.0), 500)
-        assert len(bright_peaks(exposure_of(data), 4, 25, 5.0).rows) == 25
+        assert len(Maxima.of(exposure_of(data)).peaks(4, 25, 5.0).rows) == 25
+
+    @pytest.mark.parametrize(("half", "most"), [(3, 300), (5, 7), (12, 5000)])
+    def test_highest_within_half_of_the_cutout(self, half, most):
+        """The same peaks, in the same order, as a maximum filter over the whole image finds; also beyond one batch."""
+        rng = np.random.default_rng(7)
+        exposure = Exposure.of(
+            rng.normal(0, 9, (240, 200)), (rng.uniform(size=(240, 200)) > 1e-3).astype(float)
+        )
+        image = np.where(exposure.good, exposure.data - np.median(exposure.data[exposure.good]), 0)
+        highest = image == maximum_filter(image, 2 * max(half // 2, 1) + 1)
+        highest &= (image > 10) & ~binary_dilation(~exposure.good, iterations=2)
+        highest[:half] = highest[-half:] = highest[:, :half] = highest[:, -half:] = False
+        rows, cols = np.nonzero(highest)
+        order = np.argsort(-image[rows, cols], kind="stable")[:most]
+        maxima = Maxima.of(exposure)
+        assert len(maxima.rows) > 2 * BATCH
+        peaks = maxima.peaks(half, most, 10.0)
+        np.testing.assert_array_equal(peaks.rows, rows[order])
+        np.testing.assert_array_equal(peaks.cols, cols[order])
+        np.testing.assert_array_equal(peaks.data[:, half, half], image[rows[order], cols[order]])
+
+    def test_no_maximum_at_all(self):
+        """A ramp has none inside; that is for `measure_fwhm` to say."""
+        ramp = exposure_of(np.arange(900.0).reshape(30, 30))
+        assert len(Maxima.of(ramp).peaks(3, 300, 10.0).rows) == 0
+        assert measure_fwhm(ramp) == 3.0
 
     def test_width_of_each_peak(self):
         """On isolated stars the width is right to the step of 9 %; beyond the range it is unknown."""
@@ -164,9 +194,26 @@ class TestPeaks:
             0, 0.01, (90, 90)
         )
         exposure = exposure_of(data, 1e4)
-        peaks = bright_peaks(exposure, 5, 3, 100.0)
+        peaks = Maxima.of(exposure).peaks(5, 3, 100.0)
         np.testing.assert_allclose(best_widths(peaks, np.geomspace(1, 16, 33), 3.0, 4.0), 3.0, rtol=0.09)
         assert np.isnan(best_widths(peaks, np.geomspace(4, 16, 9), 3.0, 4.0)).all()
+
+
+@pytest.mark.parametrize("width", [1.0, 2.0, 7.0])
+def test_profiles_on_pixels(width):
+    """Those of the table that the fit uses, over its highest pixel: value, derivatives, and a constant."""
+    yy, xx = np.mgrid[-5:6, -5:6]
+    ((value, slope_x, slope_y, constant),) = moffat_designs(np.array([width]), 5.0, xx.ravel(), yy.ravel())
+    planes = moffat(width, 5.0, radius=30).planes(0.0, 0.0, 11).reshape(3, -1).astype(float)
+    for found, plane in zip((value, slope_x, slope_y), planes / planes[0].max(), strict=True):
+        np.testing.assert_allclose(found, plane, atol=4e-3 / width)  # sampling and spline of the table
+    assert (constant == 1).all()
+
+
+@pytest.mark.parametrize(("width", "beta"), [(1.0, 5.0), (2.4, 2.5), (4.3, 2.5), (12.0, 5.0)])
+def test_width_on_pixels_needs_no_wings(width, beta):
+    assert fwhm_on_pixels(width, beta) == moffat(width, beta, oversample=4 if width < 4 else 2).fwhm
+    assert fwhm_on_pixels(width, beta) > width
 
 
 def test_typical_is_the_mode():

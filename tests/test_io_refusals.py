@@ -142,7 +142,8 @@ def test_shapes_differ(tmp_path, plane):
     path = write(tmp_path / "s.fits", fits.ImageHDU(sky(), name="SCI"), other)
     refused(
         path,
-        rf"\[SCI\]: {plane.lower()} has shape \(10, 12\) but the image has \(48, 64\).*{plane.lower()}_ext",
+        rf"s.fits\[{plane}\]: {plane.lower()} has shape \(10, 12\) but the image s.fits\[SCI\] has \(48, 64\)"
+        rf".*{plane.lower()}_ext",
     )
 
 
@@ -150,6 +151,11 @@ def test_shapes_differ(tmp_path, plane):
 def test_no_usable_error(value):
     with pytest.raises(InputError, match="no pixel has a positive error; give another error plane"):
         exposure_from_arrays(sky(), np.full(SHAPE, value))
+
+
+def test_shapes_of_arrays_differ():
+    with pytest.raises(InputError, match=r"mine: dq has shape \(3, 4\) but the image mine has \(48, 64\)"):
+        exposure_from_arrays(sky(), dq=np.zeros((3, 4)), name="mine")
 
 
 def test_all_masked():

@@ -34,7 +34,7 @@ fits = [
     dict(),
     dict(centroid__kind="weighted", detect__kind="crowdsource", solve__kind="lsqr", sky__kind="blocks"),
     dict(psf=psf, config="forced", positions=([10.0, 30.5], [20.0, 40.2])),
-    dict(psf=psf, detect__kind="sep"),
+    dict(psf=psf, detect__kind="sep", centroid__kind="peak"),
 ]
 for options in fits:
     fit_image(exposure, stop__max_passes=3, stop__min_passes=3, psf_update__min_stars=3, **options)

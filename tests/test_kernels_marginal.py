@@ -16,13 +16,6 @@ def close(n=14, order=0):
     return s, assembled(s), np.linspace(0.02, 0.3, n)
 
 
-def test_links():
-    s, (_, first, links, _), _ = close()
-    for i in range(len(s.x)):
-        for j in range(len(s.x)):
-            assert kernels.find_link(first, links, i, j) == twins.find_link(first, links, i, j)
-
-
 @pytest.mark.parametrize(("reach", "most"), [(8.0, 3), (8.0, 20), (0.5, 4), (8.0, 0)])
 def test_closest(reach, most):
     s, (_, first, links, _), _ = close(40)

@@ -77,7 +77,7 @@ def test_injected_star():
     )
 
 
-@pytest.mark.parametrize("most", [1, 3, 50])
+@pytest.mark.parametrize("most", [0, 1, 3, 50])
 def test_nearest_members(most):
     s = make_scene(n=40)
     grid = build_grid(s.x, s.y, s.shape, cell=5)

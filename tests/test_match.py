@@ -16,7 +16,8 @@ from crowdfit.catalog import AVERAGE_COLUMNS, build_catalog
 from crowdfit.cli import main
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
-from crowdfit.io.tables import FORMATS, read_catalog, write_catalog
+from crowdfit.io.formats import FORMATS
+from crowdfit.io.tables import read_catalog, write_catalog
 from crowdfit.match import average_catalogs, average_files, match_positions
 
 SEVERAL = int(flags.bit("several"))

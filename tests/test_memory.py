@@ -1,5 +1,8 @@
 """How much memory the process holds (P016)."""
 
+import subprocess
+import sys
+
 import numpy as np
 
 from crowdfit import memory
@@ -24,3 +27,17 @@ def test_systems_that_do_not_tell(tmp_path, monkeypatch):
     (tmp_path / "odd").write_text("no numbers here")
     monkeypatch.setattr(memory, "_STATM", tmp_path / "odd")
     assert memory.resident_mb() >= 10
+
+
+def test_system_without_resource():
+    """On Windows there is no such module: nothing is known, and nothing fails."""
+    code = """
+import sys
+sys.modules["resource"] = None
+from pathlib import Path
+from crowdfit import memory
+memory._STATM = Path("none")
+print(memory.peak_mb(), memory.resident_mb())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("nan nan\n", "")

@@ -234,10 +234,74 @@ def test_local_percentile_follows_a_gradient_and_skips_masked_pixels():
     assert np.isfinite(smooth).all()
 
 
-def test_single_precision_limits_are_explained():
-    data = np.random.default_rng(0).normal(50, 2, (40, 40)) * 1e-20
-    with pytest.raises(InputError, match="multiply image and errors by a constant"):
-        exposure_from_arrays(data, np.full(data.shape, 2e-20))
+SOURCES = {
+    "errors": lambda f, c: exposure_from_arrays(f.data * c, f.err * c),
+    "variances": lambda f, c: exposure_from_arrays(
+        f.data * c, (f.err * c) ** 2, options=InputOptions(err_kind="variance")
+    ),
+    "weights": lambda f, c: exposure_from_arrays(
+        f.data * c, 1 / (f.background * c**2), options=InputOptions(err_kind="ivar")
+    ),
+    "gain": lambda f, c: exposure_from_arrays(
+        f.data * c, options=InputOptions(gain=1 / c, rdnoise=READ_NOISE)
+    ),
+    "image": lambda f, c: exposure_from_arrays(f.data * c),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_units_do_not_matter(source):
+    """Fluxes in counts or in W/m2: the same noise, without a warning, as far as single precision goes."""
+    field = draw_field(density=0.01, n=96)
+    counts = SOURCES[source](field, 1.0)
+    for c in (2.0**-53, 2.0**36):
+        other = SOURCES[source](field, c)
+        np.testing.assert_allclose(other.ivar * c**2, counts.ivar, rtol=1e-6)
+        assert other.gain * c == pytest.approx(counts.gain, rel=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-80, 1e-30, 1e-24, 1e-19, 1e16, 1e24, 1e33, 1e60])
+@pytest.mark.parametrize("source", SOURCES)
+def test_units_beyond_single_precision_are_refused(source, unit):
+    """One line that says how large the errors are and what to do; no warning of numpy beside it."""
+    field = draw_field(density=0.01, n=96)
+    with pytest.raises(
+        InputError, match=r"^image: errors of \d\S* per pixel are out of range; multiply"
+    ) as caught:
+        SOURCES[source](field, unit)
+    said = float(str(caught.value).split()[3])
+    assert 0.3 < said / unit / np.median(np.sqrt(field.background)) < 3
+
+
+def test_pixels_whose_error_single_precision_cannot_hold_are_not_used():
+    """Pipelines mark bad pixels with errors such as 1e30; one far too small must not rule the fit either."""
+    field = draw_field(density=0.01, n=96)
+    reference = exposure_from_arrays(field.data, field.err)
+    err = field.err.copy()
+    err[3, 4:8] = 1e30, 1e-30, 3e19, 1e300
+    exposure = exposure_from_arrays(field.data, err)
+    assert np.argwhere(~exposure.good).tolist() == [[3, 4], [3, 5], [3, 6], [3, 7]]
+    np.testing.assert_allclose(exposure.ivar[exposure.good], reference.ivar[exposure.good], rtol=0.02)
+    weight = 1 / field.err**2
+    weight[3, 4:8] = 1e-42, 1e40, 1e-60, 1e60
+    exposure = exposure_from_arrays(field.data, weight, options=InputOptions(err_kind="ivar"))
+    assert np.argwhere(~exposure.good).tolist() == [[3, 4], [3, 5], [3, 6], [3, 7]]
+
+
+def test_weights_of_any_size_are_scaled():
+    """Their unit says nothing: the scale comes from the image."""
+    data = np.random.default_rng(0).normal(50, 2, (80, 90)) * 1e12
+    exposure = exposure_from_arrays(data, np.full(data.shape, 1e25), options=InputOptions(err_kind="ivar"))
+    assert 1 / np.sqrt(np.median(exposure.ivar)) == pytest.approx(2e12, rel=0.05)
+    with pytest.raises(InputError, match=r"image: weights of 1e\+60 are out of range; multiply them"):
+        exposure_from_arrays(data, np.full(data.shape, 1e60), options=InputOptions(err_kind="ivar"))
+
+
+@pytest.mark.parametrize("gain", [1e-42, 1e42])
+def test_gain_that_does_not_fit_the_image(gain):
+    data = np.random.default_rng(0).normal(50, 2, (40, 40))
+    with pytest.raises(InputError, match="out of range"):
+        exposure_from_arrays(data, options=InputOptions(gain=gain, rdnoise=4.0))
 
 
 def test_facts_start_empty():

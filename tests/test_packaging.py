@@ -85,10 +85,11 @@ def test_core_requirements_are_what_is_imported():
     assert not {"tensorflow", "keras", "torch", "jwst", "stpsf"} & requirements()
 
 
-def test_extras_hold_what_tests_need_and_benchmarks_need_none():
+def test_extras_hold_what_tests_and_benchmarks_need():
     assert third_party(ROOT / "tests") <= requirements() | requirements("test")
     assert requirements("test") <= third_party(ROOT / "tests") | PLUGINS
-    assert third_party(ROOT / "benchmarks") <= requirements()
+    assert third_party(ROOT / "benchmarks") <= requirements() | requirements("bench")
+    assert requirements("bench") <= third_party(ROOT / "benchmarks")
 
 
 def test_no_module_imports_itself_through_others():

@@ -9,8 +9,9 @@ from astropy.wcs import WCS
 from crowdfit.catalog import build_catalog
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
+from crowdfit.io.formats import FORMATS
 from crowdfit.io.positions import Positions, check_positions, read_positions
-from crowdfit.io.tables import FORMATS, write_catalog
+from crowdfit.io.tables import write_catalog
 from crowdfit.world import pixel_to_sky
 
 X, Y, FLUX = np.array([1.5, 20.25, 30.0]), np.array([4.0, 10.5, 0.0]), np.array([100.0, 50.0, -3.0])

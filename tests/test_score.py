@@ -9,7 +9,17 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable, Table
 
-from benchmarks.score import Stars, Truth, as_stars, match, read_catalog, read_truth, robust_width, score
+from benchmarks.score import (
+    Stars,
+    Truth,
+    as_stars,
+    local_density,
+    match,
+    read_catalog,
+    read_truth,
+    robust_width,
+    score,
+)
 from crowdfit.simulate import Scene, simulate
 
 RECORD = Path(__file__).parents[2] / "shared" / "tools" / "score.py"
@@ -133,6 +143,65 @@ class TestFigures:
         assert [b.n for b in figures.bins] == [1] * 5
         assert figures.bin("20-50") is figures.bins[2]
         assert figures.bin("1-2") is None
+
+
+class TestDensity:
+    def test_density_is_counted_per_square_fwhm(self):
+        """On a grid of 10 px with FWHM 4 the circle of 16 px around a star holds 8 others: 8 / (pi 4^2)."""
+        truth = truth_of(*GRID, np.full(N, 1000.0))
+        figures = score(truth, stars(*GRID, np.full(N, 1000.0)))
+        per_area = 8 / (np.pi * 16)
+        (inner,) = [b for b in figures.density_bins if b.density == "0.1-0.2"]
+        assert 0.1 < per_area < 0.2
+        # those at the border of the grid have fewer neighbours
+        (outer,) = [b for b in figures.density_bins if b.density == "0.05-0.1"]
+        assert (inner.n, outer.n) == (14**2, N - 14**2)
+        around = local_density(truth, stars([100], [100], [1.0]))
+        assert around[0] == pytest.approx(12 / (np.pi * 16))  # 4 at 7.1 px and 8 at 15.8 px
+
+    def test_faint_stars_do_not_crowd(self):
+        """Below S/N 5 (flux 64 with the error of 10 here) a star is noise."""
+        truth = truth_of([100, 101, 102], [100] * 3, [1000.0, 60.0, 70.0])
+        assert local_density(truth, stars([100], [100], [1.0]))[0] == pytest.approx(2 / (np.pi * 16))
+
+    def test_figures_belong_to_their_bin(self):
+        """A pair loses one star and has a false entry; a lone star is found: each in its own bin."""
+        flux = [1000.0] * 3
+        truth = truth_of([50, 53, 150], [50, 50, 150], flux)
+        pair = 1 / (np.pi * 16)
+        assert pair < 0.05
+        crowd = truth_of([50, 53, 50, 53, 150], [50, 50, 53, 53, 150], [1000.0] * 5)
+        figures = score(crowd, stars([50, 57, 150], [50, 57, 150], flux))
+        lone, four = figures.density_bins
+        assert (lone.density, lone.n, lone.completeness, lone.false_frac, lone.f1) == ("0-0.05", 1, 1, 0, 1)
+        assert (four.density, four.n, four.completeness, four.false_frac) == ("0.05-0.1", 4, 0.25, 0.5)
+        assert four.f1 == pytest.approx(2 * 0.25 * 0.5 / 0.75)
+        (all_in_one,) = score(truth, stars([50], [50], [1000.0])).density_bins
+        assert all_in_one.n == 3
+
+    def test_bins_add_up(self):
+        """Every star above S/N 10 is in one density bin, and the false entries too."""
+        rng = np.random.default_rng(3)
+        x, y, flux = rng.uniform(20, 180, 3000), rng.uniform(20, 180, 3000), 200 * rng.pareto(0.8, 3000) + 50
+        truth = truth_of(x, y, flux)
+        keep = rng.uniform(size=3000) < 0.7
+        found = stars(
+            np.append(x[keep], rng.uniform(20, 180, 300)),
+            np.append(y[keep], rng.uniform(20, 180, 300)),
+            np.append(flux[keep], rng.choice(flux, 300)),
+        )
+        figures = score(truth, found)
+        n = sum(b.n for b in figures.density_bins)
+        assert n == sum(b.n for b in figures.bins if b.snr != "5-10")
+        complete = sum(b.n * b.completeness for b in figures.density_bins) / n
+        assert complete == pytest.approx(figures.completeness_snr10)
+
+    def test_false_entries_belong_to_the_bin_of_their_own_snr(self):
+        truth = truth_of([50, 90], [50, 90], [1000.0, 1e5])
+        figures = score(truth, stars([50, 120, 150], [50, 120, 150], [1000.0, 1000.0, 900.0]))
+        assert figures.bin("20-50").false_frac == pytest.approx(2 / 3)
+        assert figures.bin("20-50").f1 == pytest.approx(0.5)
+        assert figures.bin("200-inf").false_frac == 0
 
 
 class TestFiles:

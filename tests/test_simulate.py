@@ -73,6 +73,30 @@ class TestTruth:
         assert kstest(radius, lambda r: inside(r) / inside(600)).pvalue > 1e-3
         assert kstest(radius, lambda r: inside(0.9 * r) / inside(600)).pvalue < 1e-6
 
+    def test_cluster_with_an_outer_slope(self):
+        """The scene `cluster`: (1 + (r/core)^2)^-2, whose number inside r is closed, cut off by the frame alone."""
+        stars = stars_of(SCENES["cluster"])
+        assert len(stars) == 40_000
+        radius = np.hypot(stars["x"] - 511.5, stars["y"] - 511.5)
+        inner = radius[radius < 500]
+
+        def inside(r, core):
+            share = (r / core) ** 2 / (1 + (r / core) ** 2)
+            return share * (1 + (core / 500) ** 2)
+
+        assert kstest(inner, lambda r: inside(r, 120)).pvalue > 1e-3
+        assert kstest(inner, lambda r: inside(r, 115)).pvalue < 1e-6
+        assert np.ptp(stars["x"]) > 1000
+
+    def test_ladder_has_rungs_of_density(self):
+        """Pixels per star as the names say, everything else alike."""
+        rungs = [(int(name.removeprefix("ladder")), s) for name, s in SCENES.items() if "ladder" in name]
+        assert [pixels for pixels, _ in rungs] == [200, 100, 50, 25, 12, 8]
+        for pixels, scene in rungs:
+            area = (scene.nx + 2 * scene.margin) * (scene.ny + 2 * scene.margin)
+            assert area / scene.n_stars == pytest.approx(pixels, rel=1e-3)
+        assert len({dataclasses.replace(scene, n_stars=1) for _, scene in rungs}) == 1
+
     def test_cluster_at_the_edge_keeps_its_stars_near_the_frame(self):
         cluster = {"x": 2.0, "y": 80.0, "n_stars": 700, "core_radius": 15.0}
         stars = stars_of(Scene(ny=100, nx=100, n_stars=300, margin=5, clusters=(cluster,)))
@@ -224,7 +248,7 @@ class TestRenderer:
 
     @pytest.mark.parametrize("name", SCENES)
     def test_wings_end_below_the_noise(self, name):
-        scene = named_scene(name, ny=32, nx=32, n_stars=1, dead_columns=0)
+        scene = named_scene(name, ny=32, nx=32, n_stars=1, dead_columns=0, clusters=())
         psf = simulate(scene).psf
         assert psf.envelope[-1] * scene.flux_max < 0.1 * scene.noise
         assert psf.cube[0].sum() / OVERSAMPLE**2 == pytest.approx(1)

@@ -1,12 +1,16 @@
 """The sky stages, each with a known sky: constant, sloping, with holes, and under stars nobody has found."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from crowdfit.api import fit_image
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
 from crowdfit.render import render
-from crowdfit.simulate import Scene, simulate
+from crowdfit.scene import LADDER
+from crowdfit.simulate import SCENES, Scene, simulate
 from crowdfit.stages.sky import (
     BlockSky,
     FixedSky,
@@ -320,3 +324,30 @@ def test_fine_mesh_takes_the_light_of_faint_stars():
     fine, wide = taken(MeshSky(mesh_fwhm=4, filter_cells=1)), taken(MeshSky())
     assert wide < 0.01
     assert fine > 5 * max(wide, 0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixels", LADDER)
+def test_fitted_sky_is_unbiased_as_density_rises(pixels):
+    """C041, P019: whole fits along the density ladder, true PSF given, constant sky: what is added to the sky is light.
+
+    The bound is the mean light of the stars that cannot be found, which is in the image and which no sky estimate
+    tells from sky: those below S/N 7, the threshold of 4 raised by crowding, and a tenth more for chance; for one
+    star on 50 pixels and fewer, those below S/N 5. To that and to 0 comes 5 times the statistical error of the sky,
+    2.5 / sqrt(256^2) of the noise of a pixel. In units of that noise the sky is 0.03 high at 200 pixels per star,
+    0.19 at 50, 0.45 at 25, 1.1 at 12 and 1.8 at 8.
+    """
+    ladder = SCENES[f"ladder{pixels}"]
+    n_stars = round((256 + 2 * ladder.margin) ** 2 / pixels)
+    scene = dataclasses.replace(
+        ladder, ny=256, nx=256, n_stars=n_stars, sky_gradient=0.0, bad_pixels=0.0, dead_columns=0
+    )
+    made = simulate(scene)
+    result = fit_image(made.exposure, psf=made.psf, psf_update__kind="none")
+    bias = float(np.mean(result.sky - made.sky)) / scene.noise
+    flux = np.asarray(made.truth["flux"])
+    snr = flux / np.sqrt(made.psf.n_eff * scene.noise**2 + flux / scene.gain)
+    area = (256 + 2 * scene.margin) ** 2
+    unseen = flux[snr < (5 if pixels >= 50 else 7)].sum() / area / scene.noise
+    error = 2.5 / 256
+    assert -5 * error < bias < 1.1 * unseen + 5 * error

@@ -60,13 +60,12 @@ def test_solvers_agree(field, shifts):
 def test_normal_equations_are_satisfied(field, kind):
     """The gradient of chi^2 and prior together is 0 at the answer, by dense matrices."""
     _, start, frame = field
-    fit = EXACT[kind]((frame,), start, shifts=True)
     root = np.sqrt(frame.fit_ivar)
     c = Columns.of(frame, start, root)
     design = twins.design(c.x, c.y, c.half, c.offset, c.stamps, SHAPE)
-    size = np.maximum(np.abs(fit.sources.flux), frame.isolated_error(np.zeros(1)))
-    unknowns = np.column_stack([fit.sources.flux - start.flux, fit.step_x * size, fit.step_y * size]).ravel()
-    prior = np.outer(shift_prior(frame, start.flux, 0.15 * frame.psf.fwhm / 3), [0, 1, 1]).ravel()
+    prior = shift_prior(frame, start.flux, 0.15 * frame.psf.fwhm / 3)
+    unknowns = EXACT[kind].solve(c, frame.resid * root, prior).unknowns.ravel()
+    prior = np.outer(prior, [0, 1, 1]).ravel()
     gradient = design.T @ (frame.resid * root).ravel() - (design.T @ design) @ unknowns - prior * unknowns
     assert np.abs(gradient / np.sqrt((design**2).sum(axis=0) + prior)).max() < 0.01
 
@@ -125,6 +124,34 @@ def test_prior_is_in_pixels(make_frame):
         width = sigma * psf.fwhm / 3
         expected = free.step_x * width**2 / (width**2 + free.shift_err**2)
         assert bound.step_x == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_negative_star_does_not_move(kind, make_frame):
+    """f dx of a negative f points away from where the hole is; and a hole is no star to be moved at all."""
+    psf, truth = gaussian(3.0), Sources.at([20.0, 50.0], [20.0, 20.0], [-5000.0, 5000.0])
+    start = truth.changed(x=truth.x - 0.1)
+    frame = make_frame(psf, truth, (41, 71)).rendered(start)
+    fit = EXACT[kind]((frame,), start, shifts=True)
+    assert fit.sources.flux == pytest.approx([-5000, 5000], rel=0.01)
+    assert (fit.step_x[0], fit.step_y[0]) == (0, 0)
+    assert fit.step_x[1] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_position_errors(field, kind, make_frame):
+    """As many as there are steps: none in a flux-only solve, infinite where nothing of the star is seen."""
+    _, start, frame = field
+    assert np.isnan(EXACT[kind]((frame,), start, shifts=False).shift_err).all()
+    psf, truth = gaussian(3.0), Sources.at([20.0, 50.0], [20.0, 20.0], [5000.0, 5000.0])
+    mask = np.zeros((41, 71), bool)
+    mask[:, 36:] = True
+    few = make_frame(psf, truth, (41, 71), mask=mask, noise=20.0).rendered(truth)
+    seen, unseen = EXACT[kind]((few,), truth, shifts=True).shift_err
+    sigma2 = (psf.fwhm / 2.3548) ** 2
+    expected = 20.0 / 5000 * np.sqrt(8 * np.pi) * sigma2  # Gaussian on white noise
+    assert seen == pytest.approx(expected, rel=0.02)
+    assert np.isinf(unseen)
 
 
 @pytest.mark.parametrize("kind", EXACT)

@@ -12,8 +12,9 @@ from crowdfit.catalog import COLUMNS, build_catalog, column
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.io.cards import add_metadata, read_metadata
+from crowdfit.io.formats import FORMATS, check_formats
 from crowdfit.io.headers import normalise_unit
-from crowdfit.io.tables import FORMATS, check_formats, read_catalog, write_catalog
+from crowdfit.io.tables import _READERS, _WRITERS, read_catalog, write_catalog
 
 METADATA = {
     "crowdfit": "0.1.0",
@@ -37,6 +38,11 @@ def catalog(unit="MJy/sr", n=6, metadata=None):
     if n:
         columns["flux_lbs"][0], columns["rchi2"][0], columns["spread_model"][0] = np.nan, np.inf, 1e-300
     return build_catalog(columns, exposure, METADATA if metadata is None else metadata)
+
+
+def test_every_format_has_its_functions():
+    suffixes = [f".{name}" for name in FORMATS]
+    assert list(_WRITERS) == list(_READERS) == suffixes
 
 
 @pytest.mark.parametrize("unit", ["MJy/sr", "electron", "adu", ""])

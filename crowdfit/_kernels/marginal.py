@@ -4,40 +4,19 @@ import numpy as np
 from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
+from crowdfit._kernels.neighbours import find_link, insert_nearest
 from crowdfit._kernels.score import factorize, forward_solve
-
-
-@kernel
-def find_link(first, links, i, j):
-    """Return the place of the link (i, j), or -1; links are sorted per star."""
-    low, high = first[i], first[i + 1]
-    while low < high:
-        mid = (low + high) // 2
-        if links[mid] < j:
-            low = mid + 1
-        else:
-            high = mid
-    return low if low < first[i + 1] and links[low] == j else -1
 
 
 @kernel
 def closest_links(x, y, first, links, i, reach, chosen, dist):
     """List the linked stars within `reach` (pix) of star i, nearest first, at most chosen.size; returns how many."""
-    n = 0
-    if chosen.size == 0:
-        return 0
+    n = np.int64(0)
     for k in range(first[i], first[i + 1]):
-        j = links[k]
+        j = np.int64(links[k])
         d2 = (x[j] - x[i]) ** 2 + (y[j] - y[i]) ** 2
-        if d2 > reach * reach or (n == chosen.size and d2 >= dist[n - 1]):
-            continue
-        at = n if n < chosen.size else n - 1
-        while at > 0 and dist[at - 1] > d2:
-            dist[at] = dist[at - 1]
-            chosen[at] = chosen[at - 1]
-            at -= 1
-        dist[at], chosen[at] = d2, j
-        n = min(n + 1, chosen.size)
+        if d2 <= reach * reach:
+            n = insert_nearest(j, d2, n, chosen, dist)
     return n
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
+from crowdfit._kernels.neighbours import find_link
 
 
 @tile_kernel
@@ -154,15 +155,7 @@ def find_twins(first, links, twins):
     """Fill twins (total,) int64: the place of (j, i) for every link (i, j); links are sorted per star."""
     for i in prange(first.size - 1):
         for k in range(first[i], first[i + 1]):
-            j = links[k]
-            low, high = first[j], first[j + 1] - 1
-            while low < high:
-                mid = (low + high) // 2
-                if links[mid] < i:
-                    low = mid + 1
-                else:
-                    high = mid
-            twins[k] = low
+            twins[k] = find_link(first, links, np.int64(links[k]), np.int64(i))
 
 
 @kernel

@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
+from crowdfit._kernels.neighbours import insert_nearest
 from crowdfit._kernels.normal import dot_rows
 from crowdfit._kernels.stamps import fill_window
 
@@ -24,7 +25,7 @@ def nearest_members(x, y, x0, y0, reach, cell, start, members, chosen, dist):
     """
     nx = start[-1]
     ny = (start.size - 2) // nx
-    n = 0
+    n = np.int64(0)
     c0, c1 = max(0, int((x0 - reach) // cell)), min(nx - 1, int((x0 + reach) // cell))
     for r in range(max(0, int((y0 - reach) // cell)), min(ny - 1, int((y0 + reach) // cell)) + 1):
         if c0 > c1:
@@ -32,15 +33,8 @@ def nearest_members(x, y, x0, y0, reach, cell, start, members, chosen, dist):
         for k in range(start[r * nx + c0], start[r * nx + c1 + 1]):
             j = members[k]
             d2 = (x[j] - x0) ** 2 + (y[j] - y0) ** 2
-            if d2 > reach * reach or (n == chosen.size and d2 >= dist[n - 1]):
-                continue
-            at = n if n < chosen.size else n - 1
-            while at > 0 and dist[at - 1] > d2:
-                dist[at] = dist[at - 1]
-                chosen[at] = chosen[at - 1]
-                at -= 1
-            dist[at], chosen[at] = d2, j
-            n = min(n + 1, chosen.size)
+            if d2 <= reach * reach:
+                n = insert_nearest(j, d2, n, chosen, dist)
     return n
 
 

@@ -25,9 +25,20 @@ log = logging.getLogger(__name__)
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Array = NDArray[Any]
 
 ERROR_RANGE: Final = (1e-15, 1e15)
 """Typical errors (image unit) whose squares and inverse squares single precision holds with room to spare."""
+SINGLE: Final = (1e-36, 1e36)
+"""Values that single precision holds together with their inverses."""
+SAMPLE: Final = 1000
+"""Rows looked at to learn the unit of a plane; a median needs no more."""
+REMEDY: Final = {
+    "err": "input.err_ext or --err",
+    "weight": "input.wht_ext or --err",
+    "dq": "input.dq_ext or --dq",
+}
+"""How another plane is chosen."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +74,7 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     facts = read_facts((layers.header, layers.primary), options)
     facts.notes[:0] = layers.notes
     planes = _checked_planes(layers, options)
-    mask = mask_pixels(planes.data, planes.dq, _without_noise(planes, layers.label), facts, options)
+    mask = mask_pixels(planes.data, planes.dq, _without_noise(planes, layers), facts, options)
     _check_content(planes.data, mask.usable, layers.label)
     noise = _noise_of(planes, mask.usable, facts, options, layers.label)
     facts.notes += noise.notes
@@ -89,44 +100,95 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
 
 def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
     """Return the planes in single precision, of one shape, with the error plane understood."""
-    for what, plane in (("err", layers.err), ("weights", layers.weight), ("dq", layers.dq)):
+    for what, plane in (("err", layers.err), ("weight", layers.weight), ("dq", layers.dq)):
         if plane is not None and plane.shape != layers.data.shape:
             raise InputError(
-                f"{layers.label}: {what} has shape {plane.shape} but the image has {layers.data.shape}; "
-                f"give planes of one shape, or choose others with input.{what[:3].strip('w')}_ext"
+                f"{layers.place(what)}: {what} has shape {plane.shape} but the image {layers.label} has "
+                f"{layers.data.shape}; give planes of one shape, or choose others with {REMEDY[what]}"
             )
     kind = layers.err_kind if options.err_kind == "auto" else options.err_kind
-    err, weight = _positive(layers.err), _positive(layers.weight)
+    noise, weights = (
+        (None, layers.err) if kind == "ivar" and layers.err is not None else (layers.err, layers.weight)
+    )
+    power = 2 if kind == "variance" else 1
+    _check_units(layers, noise, weights, power)
+    err, weight = _positive(noise, power / 2), _positive(weights, 1)
     if kind == "variance" and err is not None:
         err = np.sqrt(err)
-    elif kind == "ivar" and err is not None:
-        err, weight = None, err
     with np.errstate(over="ignore"):
         data = layers.data.astype(np.float32)
     return Planes(data, err, weight, None if layers.dq is None else as_dq(layers.dq))
 
 
-def _positive(plane: NDArray[Any] | None) -> F32 | None:
-    """Return a plane of errors or weights with NaN where it is not finite and positive (N004)."""
+def _check_units(layers: Layers, err: Array | None, weight: Array | None, power: int) -> None:
+    """Refuse an image whose errors single precision cannot hold, before they become 0 or infinite in it.
+
+    The typical error is that of the error plane, which holds errors to a `power`, else it is taken from the
+    differences of neighbouring pixels.
+    """
+    if err is not None:
+        _check_range(_typical(_sampled(err)) ** (1 / power), layers.place("err"))
+    else:
+        _check_range(_typical(np.abs(np.diff(_sampled(layers.data), axis=1))), layers.label)
+    typical = 1.0 if weight is None else _typical(_sampled(weight))
+    if not SINGLE[0] < typical < SINGLE[1]:
+        raise InputError(
+            f"{layers.place(_source(layers))}: weights of {typical:.2g} are out of range; multiply them by a "
+            "constant that brings them near 1, for their scale is taken from the image"
+        )
+
+
+def _source(layers: Layers) -> str:
+    """Return which plane the weights come from: an error plane may hold inverse variances."""
+    return "err" if layers.weight is None else "weight"
+
+
+def _sampled(plane: Array) -> NDArray[np.float64]:
+    """Return some rows of a plane, enough to learn its unit."""
+    return plane[:: len(plane) // SAMPLE + 1].astype(np.float64)
+
+
+def _typical(values: NDArray[np.float64]) -> float:
+    """Return the median of what is finite and positive, 1 where nothing is."""
+    values = values[np.isfinite(values) & (values > 0)]
+    return float(np.median(values)) if values.size else 1.0
+
+
+def _check_range(typical: float, place: str) -> None:
+    """Refuse errors (image unit) out of the range in which the fit has digits enough."""
+    low, high = ERROR_RANGE
+    if not low < typical < high:
+        raise InputError(
+            f"{place}: errors of {typical:.2g} per pixel are out of range; multiply image and errors by a "
+            f"constant that brings them between {low:g} and {high:g}"
+        )
+
+
+def _positive(plane: Array | None, power: float) -> F32 | None:
+    """Return a plane of errors or weights with NaN where it is not finite and positive (N004).
+
+    It is the given power of a variance or weight, and NaN as well where single precision cannot hold that.
+    """
     if plane is None:
         return None
+    low, high = (limit**power for limit in SINGLE)
     with np.errstate(over="ignore"):
         values = plane.astype(np.float32)
-    values[~(np.isfinite(values) & (values > 0))] = np.nan
+    values[~((values > low) & (values < high))] = np.nan
     return values
 
 
-def _without_noise(planes: Planes, label: str) -> Mask:
+def _without_noise(planes: Planes, layers: Layers) -> Mask:
     """Return the pixels without a usable error or weight, and refuse a plane that has none at all."""
     missing = np.zeros(planes.data.shape, bool)
-    for what, plane in (("error", planes.err), ("weight", planes.weight)):
+    for what, name, plane in (("err", "error", planes.err), (_source(layers), "weight", planes.weight)):
         if plane is None:
             continue
         bad = np.isnan(plane)
         if bad.all():
             raise InputError(
-                f"{label}: no pixel has a positive {what}; give another {what} plane "
-                f"(input.{'err' if what == 'error' else 'wht'}_ext) or none"
+                f"{layers.place(what)}: no pixel has a positive {name}; give another {name} plane "
+                f"({REMEDY[what]}) or none"
             )
         missing |= bad
     return missing
@@ -147,7 +209,7 @@ def _check_content(data: F32, good: Mask, label: str) -> None:
 
 
 def _noise_of(planes: Planes, good: Mask, facts: Facts, options: InputOptions, label: str) -> Noise:
-    """Return the noise from the best source there is, and refuse what single precision cannot hold."""
+    """Return the noise from the best source there is; an absurd gain may have put it out of range."""
     data = np.where(good, planes.data, np.float32(0))
     if planes.weight is not None:
         noise = noise_from_weights(data, planes.weight, planes.err, good, facts, options)
@@ -155,11 +217,5 @@ def _noise_of(planes: Planes, good: Mask, facts: Facts, options: InputOptions, l
         noise = noise_from_errors(data, planes.err, good, facts, options)
     else:
         noise = noise_from_image(data, good, facts)
-    typical = float(np.sqrt(np.median(noise.variance[good])))
-    low, high = ERROR_RANGE
-    if not low < typical < high:
-        raise InputError(
-            f"{label}: errors of {typical:.2g} per pixel are out of range; multiply image and errors by a "
-            f"constant that brings them between {low:g} and {high:g}"
-        )
+    _check_range(float(np.sqrt(np.median(noise.variance[good]))), label)
     return noise

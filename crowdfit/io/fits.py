@@ -6,11 +6,10 @@ follows is the same for all (`crowdfit.io.build`).
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import NDData, StdDevUncertainty
 from astropy.units import Quantity
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,6 +19,9 @@ from crowdfit.io.build import build_exposure
 from crowdfit.io.hdus import Layers, Plane, file_stem, read_layers, read_plane, sha256_of
 from crowdfit.io.options import InputOptions
 from crowdfit.io.positions import Positions, check_positions, read_positions
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
 
 __all__ = [
     "InputOptions",
@@ -61,13 +63,7 @@ def read_exposure(
     """
     options = options or InputOptions()
     layers = read_layers(path, options)
-    if err is not None:
-        layers.err, layers.err_kind = _plane(err, "err")
-        layers.weight = None
-        layers.meta["SHA256_ERR"] = _checksum(err)
-    if dq is not None:
-        layers.dq = _plane(dq, "dq").data
-        layers.meta["SHA256_DQ"] = _checksum(dq)
+    _replace_planes(layers, err, dq)
     return build_exposure(layers, options, file_stem(path))
 
 
@@ -108,12 +104,7 @@ def exposure_from_arrays(
     if unit:
         header["BUNIT"] = unit
     layers = Layers(data=pixels, label=name, header=header)
-    if err is not None:
-        layers.err, layers.err_kind = _plane(err, "err")
-        layers.meta["SHA256_ERR"] = _checksum(err)
-    if dq is not None:
-        layers.dq = _plane(dq, "dq").data
-        layers.meta["SHA256_DQ"] = _checksum(dq)
+    _replace_planes(layers, err, dq)
     layers.meta["SHA256"] = _checksum(pixels)
     return build_exposure(layers, options or InputOptions(), name, wcs)
 
@@ -126,7 +117,7 @@ def _checksum(source: str | Path | ArrayLike) -> str:
 
 
 def exposure_from_nddata(
-    ndd: NDData, options: InputOptions | None = None, *, name: str = "image"
+    ndd: "NDData", options: InputOptions | None = None, *, name: str = "image"
 ) -> Exposure:
     """Make an exposure of an NDData or CCDData with its uncertainty, mask, flags, unit, WCS and header.
 
@@ -139,6 +130,8 @@ def exposure_from_nddata(
     name : str
         For messages and file names.
     """
+    from astropy.nddata import StdDevUncertainty  # noqa: PLC0415 - slow to import, and no file needs it
+
     err = None
     if ndd.uncertainty is not None:
         try:
@@ -156,6 +149,18 @@ def exposure_from_nddata(
         header["BUNIT"] = ndd.unit.to_string()
     flags = getattr(ndd, "flags", None)
     return exposure_from_arrays(data, err, flags, options=options, header=header, wcs=ndd.wcs, name=name)
+
+
+def _replace_planes(
+    layers: Layers, err: str | Path | ArrayLike | None, dq: str | Path | ArrayLike | None
+) -> None:
+    """Put planes that are kept elsewhere in the place of those that are there."""
+    if err is not None:
+        layers.replace_err(_plane(err, "err"))
+        layers.meta["SHA256_ERR"] = _checksum(err)
+    if dq is not None:
+        layers.replace_dq(_plane(dq, "dq"))
+        layers.meta["SHA256_DQ"] = _checksum(dq)
 
 
 def _plane(plane: str | Path | ArrayLike, what: Literal["err", "dq"]) -> Plane:

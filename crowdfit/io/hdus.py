@@ -53,10 +53,11 @@ _DATASUM: Final = re.compile(r"^(Datasum|Checksum) verification failed for HDU \
 
 
 class Plane(NamedTuple):
-    """An array (ny, nx), and what it holds if it is a noise plane: "error", "variance" or "ivar"."""
+    """An array (ny, nx), what it holds if it is a noise plane ("error", "variance", "ivar"), and where it lies."""
 
     data: Array
     kind: str
+    label: str = ""
 
 
 @dataclass(eq=False)
@@ -73,6 +74,8 @@ class Layers:
         Error plane, inverse variance and data quality.
     err_kind : str
         What `err` holds: "error", "variance" or "ivar".
+    places : dict of str to str
+        File and extension of "err", "weight" and "dq", for messages; not there for arrays.
     header, primary : astropy.io.fits.Header
         Of the image and of the file.
     meta : dict
@@ -87,10 +90,25 @@ class Layers:
     weight: Array | None = None
     dq: Array | None = None
     err_kind: str = "error"
+    places: dict[str, str] = field(default_factory=dict)
     header: fits.Header = field(default_factory=fits.Header)
     primary: fits.Header = field(default_factory=fits.Header)
     meta: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def replace_err(self, plane: Plane) -> None:
+        """Take the noise from another plane, which also stands for the weights of the file."""
+        self.err, self.err_kind, self.weight = plane.data, plane.kind, None
+        self.places["err"] = plane.label
+
+    def replace_dq(self, plane: Plane) -> None:
+        """Take the data quality from another plane."""
+        self.dq = plane.data
+        self.places["dq"] = plane.label
+
+    def place(self, what: str) -> str:
+        """Return the file and extension of a plane, or the name of the image it was given with."""
+        return self.places.get(what) or self.label
 
 
 def read_layers(path: str | Path, options: InputOptions) -> Layers:
@@ -110,16 +128,16 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
         err = None if options.err_ext is None and options.wht_ext is not None else err
         weight = None if options.wht_ext is None and options.err_ext is not None else weight
         dq = _image_hdu(hdus, path, options.dq_ext, DQ_NAMES, sci)
-        used = [hdu for hdu in (sci, err, weight, dq) if hdu is not None]
+        others = {"err": err, "weight": weight, "dq": dq}
+        used = [hdu for hdu in (sci, *others.values()) if hdu is not None]
         notes = _report_damage(path, damaged, {hdu.name for hdu in used})
-        planes = [None if hdu is None else _data_of(hdu, path) for hdu in (err, weight, dq)]
+        planes = {what: None if hdu is None else _data_of(hdu, path) for what, hdu in others.items()}
         return Layers(
             data=_data_of(sci, path),
-            label=f"{path.name}[{_name_of(hdus, sci)}]",
-            err=planes[0],
-            weight=planes[1],
-            dq=planes[2],
+            label=_label(path, hdus, sci),
+            **planes,
             err_kind=_kind_of(err),
+            places={what: _label(path, hdus, hdu) for what, hdu in others.items() if hdu is not None},
             header=sci.header.copy(),
             primary=hdus[0].header.copy(),
             meta={"FILE": path.name, "EXTENSION": _name_of(hdus, sci), "SHA256": sha256_of(path)},
@@ -143,7 +161,7 @@ def read_plane(path: str | Path, what: Literal["err", "dq"]) -> Plane:
         hdu = _image_hdu(hdus, path, None, names, None) or _first_image(hdus, path)
         for note in _report_damage(path, damaged, {hdu.name}):
             log.info("%s", note)
-        return Plane(_data_of(hdu, path), _kind_of(hdu))
+        return Plane(_data_of(hdu, path), _kind_of(hdu), _label(path, hdus, hdu))
 
 
 def file_stem(path: str | Path) -> str:
@@ -224,6 +242,11 @@ def _is_image(hdu: HDU) -> bool:
 
 def _name_of(hdus: fits.HDUList, hdu: HDU) -> str:
     return str(hdu.name or hdus.index_of(hdu))
+
+
+def _label(path: Path, hdus: fits.HDUList, hdu: HDU) -> str:
+    """Return file and extension, as messages name them."""
+    return f"{path.name}[{_name_of(hdus, hdu)}]"
 
 
 def _image_hdu(

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from crowdfit.io.headers import Facts
 from crowdfit.io.options import InputOptions
@@ -176,7 +176,7 @@ def _bright_losses(data: F32, lost: Mask, usable: Mask) -> Mask:
     if len(shore):
         sky, top = np.percentile(data[usable], (50, 99.99))
         places = np.argwhere(lost)
-        _, nearest = cKDTree(shore).query(places)
+        _, nearest = scipy.spatial.cKDTree(shore).query(places)
         values = data[tuple(shore[nearest].T)]
         bright[tuple(places[values - sky > BRIGHT * (top - sky)].T)] = True
     return bright

@@ -140,7 +140,7 @@ def noise_from_weights(
             text = (
                 f"noise: weights imply errors of {implied:.3g}, scaled to the {measured:.3g} the image shows"
             )
-    return Noise(variance * np.float32(scale**2), gain, [text + _photons(gain, facts)])
+    return Noise(_where(good, variance * np.float64(scale) ** 2), gain, [text + _photons(gain, facts)])
 
 
 def noise_from_image(data: F32, good: Mask, facts: Facts) -> Noise:
@@ -159,9 +159,9 @@ def noise_from_image(data: F32, good: Mask, facts: Facts) -> Noise:
     sky = sky_floor(data, good)
     # a sky within the noise of zero has been subtracted, and its photons can no longer be counted
     if facts.gain and facts.rdnoise is not None and np.median(sky) > measured:
-        counted = np.maximum(sky, 0) * facts.gain + facts.rdnoise**2
+        variance = np.maximum(sky, 0).astype(np.float64) / facts.gain + (facts.rdnoise / facts.gain) ** 2
         text = f"noise: sky level, gain {facts.gain:.4g}, read noise {facts.rdnoise:.4g} electrons (no ERR)"
-        return Noise(_where(good, counted / facts.gain**2), facts.gain, [text])
+        return Noise(_where(good, variance), facts.gain, [text])
     gain = facts.gain or np.inf
     text = f"noise: {measured:.4g} per pixel, measured on the emptiest pixels of the image (no ERR)"
     return Noise(_where(good, np.full(data.shape, measured**2)), gain, [text + _photons(gain, facts)])
@@ -258,7 +258,8 @@ def _follows_data(data: F32, rest: F32, empty: Mask, good: Mask, growth: float) 
 
 def _where(good: Mask, variance: NDArray[np.floating]) -> F32:
     """Return a variance in single precision, infinite where not usable."""
-    return np.where(good, variance.astype(np.float32), np.float32(np.inf))
+    with np.errstate(over="ignore"):
+        return np.where(good, variance.astype(np.float32), np.float32(np.inf))
 
 
 def _photons(gain: float, facts: Facts) -> str:

@@ -1,17 +1,17 @@
 """Lists of positions for forced photometry."""
 
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
-from astropy.io import ascii as ascii_tables
 from astropy.io import fits
-from astropy.table import Table
 from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
-from crowdfit.io.tables import read_catalog
 from crowdfit.world import sky_to_pixel
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 __all__ = ["Positions", "check_positions", "read_positions"]
 
@@ -112,7 +112,7 @@ def _columns_of(path: Path) -> dict[str, F64]:
         table = _read_table(path)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such file; check the path") from exc
-    except (OSError, ValueError, TypeError, IndexError, ascii_tables.InconsistentTableError) as exc:
+    except (OSError, ValueError, TypeError, IndexError) as exc:
         reason = str(exc).strip().splitlines()
         raise InputError(
             f"{path}: cannot be read as a table ({reason[0] if reason else type(exc).__name__}); give FITS, "
@@ -128,8 +128,13 @@ def _columns_of(path: Path) -> dict[str, F64]:
     }
 
 
-def _read_table(path: Path) -> Table:
+def _read_table(path: Path) -> "Table":
     """Read a table by suffix; of a FITS file the first table that has positions."""
+    from astropy.io import ascii as ascii_tables  # noqa: PLC0415 - tables are slow to import, lists are rare
+    from astropy.table import Table  # noqa: PLC0415
+
+    from crowdfit.io.tables import read_catalog  # noqa: PLC0415
+
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if any(suffix in (".fits", ".fit", ".fts") for suffix in suffixes):
         with fits.open(path) as hdus:

@@ -10,15 +10,15 @@ from astropy.io import fits
 
 from crowdfit.io.atomic import atomic_path, check_writable
 from crowdfit.io.cards import add_metadata
+from crowdfit.io.formats import check_formats
 from crowdfit.io.hdus import file_stem
-from crowdfit.io.tables import check_formats, write_catalog
 
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
     from crowdfit.exposure import Exposure
     from crowdfit.psf.epsf import EPSF
 
-__all__ = ["check_output", "product_path", "write_fit_image", "write_products"]
+__all__ = ["check_output", "image_header", "product_path", "write_fit_image", "write_products"]
 
 _NAMES: Final = {"fit": "_fit.fits", "run": "_run.h5", "report": "_report.html"}
 
@@ -57,7 +57,7 @@ def write_products(
     directory : str or Path
         Output folder; made if missing.
     formats : sequence of str
-        Catalogue formats, see `crowdfit.io.tables.FORMATS`.
+        Catalogue formats, see `crowdfit.io.formats.FORMATS`.
 
     Returns
     -------
@@ -69,6 +69,8 @@ def write_products(
     InputError
         If the folder cannot be written, or a format is unknown.
     """
+    from crowdfit.io.tables import write_catalog  # noqa: PLC0415 - tables are slow to import
+
     directory = check_output(directory, formats)
     name = result.exposure.name
     written = [
@@ -99,7 +101,7 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     path = Path(path)
     primary = fits.PrimaryHDU()
     add_metadata(primary.header, result.metadata)
-    header = _image_header(result.exposure)
+    header = image_header(result.exposure)
     planes = {"MODEL": result.model, "SKY": result.sky, "RESIDUAL": result.residual}
     images = [
         fits.ImageHDU(np.asarray(plane, np.float32), header=header, name=name)
@@ -110,7 +112,7 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     return path
 
 
-def _image_header(exposure: "Exposure") -> fits.Header:
+def image_header(exposure: "Exposure") -> fits.Header:
     """Return WCS and unit of an exposure as a header."""
     if exposure.wcs is None:
         header = fits.Header()

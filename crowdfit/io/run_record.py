@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import h5py
 import numpy as np
-from astropy.io.misc.hdf5 import read_table_hdf5, write_table_hdf5
-from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
@@ -34,6 +32,8 @@ from crowdfit.io.atomic import atomic_path
 from crowdfit.sources import Sources
 
 if TYPE_CHECKING:
+    from astropy.table import QTable, Table
+
     from crowdfit.loop import Frame, PassStats, State
 
 __all__ = ["PassRecord", "Record", "RunRecord", "read_record"]
@@ -79,8 +79,11 @@ class RunRecord:
             for number, frame in enumerate(state.frames):
                 _put_frame(group.create_group(f"frames/{number}"), frame)
 
-    def finish(self, catalog: Table, stop_reason: str) -> None:
+    def finish(self, catalog: "Table", stop_reason: str) -> None:
         """Add the final catalogue and why the fit stopped."""
+        from astropy.io.misc.hdf5 import write_table_hdf5  # noqa: PLC0415 - tables are slow to import
+        from astropy.table import Table  # noqa: PLC0415
+
         with self._changing() as file:
             file.attrs["stop_reason"] = stop_reason
             write_table_hdf5(Table(catalog, copy=False), file, path="catalog", serialize_meta=True)
@@ -128,7 +131,7 @@ class Record(Mapping[int, PassRecord]):
     metadata: dict[str, str]
     config_yaml: str
     input_checksum: str
-    catalog: QTable | None = None
+    catalog: "QTable | None" = None
     stop_reason: str | None = None
     path: Path = field(default_factory=Path)
 
@@ -150,6 +153,9 @@ def read_record(path: str | Path) -> Record:
     InputError
         If there is no such file, or it is no run record.
     """
+    from astropy.io.misc.hdf5 import read_table_hdf5  # noqa: PLC0415
+    from astropy.table import QTable  # noqa: PLC0415
+
     path = Path(path)
     try:
         file = h5py.File(path, "r")

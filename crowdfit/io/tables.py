@@ -7,9 +7,8 @@ field metadata.
 
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import yaml
@@ -21,9 +20,10 @@ from astropy.table import QTable, Table
 from crowdfit.errors import InputError
 from crowdfit.io.atomic import atomic_path
 from crowdfit.io.cards import add_metadata, read_metadata
+from crowdfit.io.formats import check_formats, pyarrow
 from crowdfit.io.units import astropy_comments, fits_unit, votable_unit
 
-__all__ = ["FORMATS", "check_formats", "read_catalog", "write_catalog"]
+__all__ = ["read_catalog", "write_catalog"]
 
 _FITS_CODES: Final = {"i8": "K", "i4": "J", "u4": "J", "f8": "D", "f4": "E"}
 _UNSIGNED: Final = 2**31
@@ -76,37 +76,6 @@ def read_catalog(path: str | Path) -> QTable:
         raise InputError(
             f"{path}: cannot be read as a catalogue ({reason[0] if reason else type(exc).__name__}); give a "
             "file that crowdfit wrote"
-        ) from exc
-
-
-def check_formats(formats: tuple[str, ...]) -> None:
-    """Refuse formats that cannot be written here; call it before a long fit.
-
-    Parameters
-    ----------
-    formats : tuple of str
-        Suffixes without the dot.
-
-    Raises
-    ------
-    InputError
-        Naming the formats there are, or the package that is missing.
-    """
-    for name in formats:
-        if f".{name.lower()}" not in _WRITERS:
-            raise InputError(f"'{name}' is not a catalogue format; choose from {', '.join(FORMATS)}")
-        if name.lower() == "parquet":
-            _pyarrow("pyarrow")
-
-
-def _pyarrow(module: str) -> Any:
-    """Import pyarrow, or say how to get it."""
-    try:
-        return import_module(module)
-    except ImportError as exc:
-        raise InputError(
-            "parquet needs the package pyarrow; install it with pip install 'crowdfit[parquet]', or choose "
-            "another format"
         ) from exc
 
 
@@ -259,7 +228,7 @@ def _read_votable(path: Path) -> Table:
 
 
 def _write_parquet(table: Table, path: Path) -> None:
-    arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    arrow, parquet = pyarrow("pyarrow"), pyarrow("pyarrow.parquet")
     facts = _described(table)
     arrays = [arrow.array(np.asarray(table[name])) for name in table.colnames]
     columns = [
@@ -272,7 +241,7 @@ def _write_parquet(table: Table, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> Table:
-    content = _pyarrow("pyarrow.parquet").read_table(path)
+    content = pyarrow("pyarrow.parquet").read_table(path)
     table = Table({name: content[name].to_numpy() for name in content.column_names})
     facts = {
         field.name: {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
@@ -297,5 +266,3 @@ _READERS: Final[dict[str, Callable[[Path], Table]]] = {
     ".vot": _read_votable,
     ".parquet": _read_parquet,
 }
-FORMATS: Final = tuple(suffix.lstrip(".") for suffix in _WRITERS)
-"""Suffixes of the catalogue formats, without the dot."""

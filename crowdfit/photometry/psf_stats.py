@@ -7,11 +7,11 @@ full extent. `spread_model` compares with an exponential disc as SExtractor does
 from dataclasses import dataclass as plain
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.ndimage import maximum_filter
-from scipy.spatial import cKDTree
 
 from crowdfit._kernels import marginal, measure
 from crowdfit.frame import Frame, Frames
@@ -151,7 +151,7 @@ def has_close_neighbour(sources: Sources, radius: float) -> NDArray[np.bool_]:
     if len(sources) < 2:
         return np.zeros(len(sources), bool)
     points = np.column_stack([sources.x, sources.y])
-    distance = np.asarray(cKDTree(points).query(points, k=2)[0])
+    distance = np.asarray(scipy.spatial.cKDTree(points).query(points, k=2)[0])
     return np.asarray(distance[:, 1] < radius)
 
 

@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 from scipy.special import j1
 
 from crowdfit.psf.epsf import EPSF
 
 F64 = NDArray[np.float64]
-_FINE = 5
-"""Sub-samples per table sample when integrating over a pixel; odd."""
+_NODES, _WEIGHTS = np.array(np.polynomial.legendre.leggauss(6)) / 2
+"""Gauss-Legendre rule over one pixel: from FWHM 1 px on exact to 1e-5 of the peak, at 0.5 px to 2e-3."""
 
 
 def gaussian(
@@ -98,26 +97,19 @@ def sampled(
 ) -> EPSF:
     """Return the PSF whose surface brightness is `profile` of the squared elliptical radius (pix^2).
 
-    The profile is sampled `_FINE` times finer than the table and averaged over one pixel.
+    Each sample is the mean of the profile over the pixel around it, by a product of two Gauss-Legendre rules.
+    Of a round one only a quadrant is computed.
     """
-    fine = oversample * _FINE
-    half = (radius * oversample) * _FINE + fine
-    grid = np.arange(-half, half + 1) / fine
-    xx, yy = np.meshgrid(grid, grid)
+    is_round = ellipticity == 0
+    grid = np.arange(0 if is_round else -radius * oversample, radius * oversample + 1) / oversample
     q = 1 - ellipticity
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    major, minor = c * xx + s * yy, -s * xx + c * yy
-    surface = profile(major**2 * q + minor**2 / q)
-    for axis in (0, 1):
-        surface = _pixel_mean(surface, fine, axis)
-    keep = slice(fine, -fine or None, _FINE)
-    return EPSF.from_samples(surface[keep, keep], oversample)
-
-
-def _pixel_mean(surface: F64, width: int, axis: int) -> F64:
-    """Average over `width` intervals along an axis by the trapezium rule."""
-    if width % 2 == 1:
-        return np.asarray(uniform_filter1d(surface, width, axis=axis, mode="nearest"))
-    inner = uniform_filter1d(surface, width - 1, axis=axis, mode="nearest") * (width - 1)
-    ends = np.roll(surface, width // 2, axis) + np.roll(surface, -(width // 2), axis)
-    return np.asarray((inner + ends / 2) / width)
+    x = (grid[:, np.newaxis] + _NODES).ravel()
+    table = np.zeros((len(grid), len(grid)))
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        y = grid[:, np.newaxis] + node
+        surface = profile((c * x + s * y) ** 2 * q + (c * y - s * x) ** 2 / q)
+        table += weight * (surface.reshape(len(grid), len(grid), len(_NODES)) @ _WEIGHTS)
+    if is_round:
+        table = np.pad(table, ((len(table) - 1, 0), (len(table) - 1, 0)), "reflect")
+    return EPSF.from_samples(table, oversample)

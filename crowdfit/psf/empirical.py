@@ -11,9 +11,8 @@ prior, and the profile to its own previous form, so that noise does not creep in
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
-from scipy.linalg import solveh_banded
 from scipy.ndimage import correlate, map_coordinates, maximum_filter1d
 
 from crowdfit._kernels.psf_sums import accumulate_profile, accumulate_table
@@ -117,7 +116,9 @@ class RadialBasis:
         self.reach = float(inner[-1])
         self.centres = np.abs((self.knots[1:-3] + self.knots[2:-2] + self.knots[3:-1]) / 3)
         grid = np.arange(int(self.reach * FINE)) / FINE
-        dense = BSpline.design_matrix(np.clip(grid, 0, self.reach * (1 - 1e-9)), self.knots, 3).toarray()
+        dense = scipy.interpolate.BSpline.design_matrix(
+            np.clip(grid, 0, self.reach * (1 - 1e-9)), self.knots, 3
+        ).toarray()
         self.first = (
             np.searchsorted(self.knots, np.clip(grid, 0, self.reach * (1 - 1e-9)), "right") - 4
         ).astype(np.int64)
@@ -133,13 +134,13 @@ class RadialBasis:
         """Return the profile at given radii (pix); 0 beyond its reach."""
         inside = radius < self.reach
         out = np.zeros(np.shape(radius))
-        out[inside] = BSpline(self.knots, coefs, 3)(radius[inside])
+        out[inside] = scipy.interpolate.BSpline(self.knots, coefs, 3)(radius[inside])
         return out
 
     def fit(self, radius: F64, values: F64, weight: F64) -> F64:
         """Return the coefficients closest to given values."""
         inside = radius < self.reach * (1 - 1e-9)
-        design = BSpline.design_matrix(radius[inside], self.knots, 3).toarray()
+        design = scipy.interpolate.BSpline.design_matrix(radius[inside], self.knots, 3).toarray()
         design[:, 2] += design[:, 0]
         design[:, 0] = 0
         w = weight[inside][:, None]
@@ -250,7 +251,9 @@ def fit_table(stars: StarPixels, psf: EPSF, profile: F64, s: int, reach: float) 
     width = departure_width(profile, half, s, reach)
     # in units of the prior width the unknowns are of order one and the system is well scaled
     bands = banded(scaled_stencil(matrices.sum(axis=0), width))
-    coefs = solveh_banded(bands, (width * vectors.sum(axis=0)).ravel(), lower=True, check_finite=False)
+    coefs = scipy.linalg.solveh_banded(
+        bands, (width * vectors.sum(axis=0)).ravel(), lower=True, check_finite=False
+    )
     return central(spline_samples(width * coefs.reshape(side, side)), profile.shape[0] // 2)
 
 

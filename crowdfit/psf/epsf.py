@@ -28,8 +28,8 @@ class EPSF:
     Parameters
     ----------
     cube : ndarray (n_basis, sy, sx) float64
-        Samples every ``1 / oversample`` pixel, odd sizes, centre at ``[sy // 2, sx // 2]``; value per native
-        pixel. Plane 0 belongs to the constant basis function.
+        Samples every ``1 / oversample`` pixel, square, a whole number of pixels on either side of the centre at
+        ``[sy // 2, sx // 2]``; value per native pixel. Plane 0 belongs to the constant basis function.
     oversample : int
         Samples per native pixel.
     origin, scale : tuple of float
@@ -44,6 +44,9 @@ class EPSF:
     @classmethod
     def from_samples(cls, samples: ArrayLike, oversample: int = 1, *, normalize: bool = True) -> "EPSF":
         """Return a constant PSF from a table of samples.
+
+        A table that ends within a pixel goes on with zeros to the next whole one, so that stamps hold every sample
+        that the sum counts.
 
         Parameters
         ----------
@@ -67,10 +70,8 @@ class EPSF:
         total = table.sum() / oversample**2
         if not total > 0:
             raise InputError(f"psf: the sum is {total:g}; it must be positive")
-        side = max(table.shape)
-        square = np.zeros((side, side))
-        y0, x0 = (side - table.shape[0]) // 2, (side - table.shape[1]) // 2
-        square[y0 : y0 + table.shape[0], x0 : x0 + table.shape[1]] = table
+        half = -(-(max(table.shape) // 2) // oversample) * oversample
+        square = np.pad(table, [(half - n // 2, half - n // 2) for n in table.shape])
         return cls(square[np.newaxis] / (total if normalize else 1.0), int(oversample))
 
     @cached_property

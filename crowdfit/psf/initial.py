@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.ndimage import binary_dilation, maximum_filter
+from scipy.ndimage import binary_dilation
 
 from crowdfit.errors import InputError
-from crowdfit.exposure import Exposure
+from crowdfit.exposure import Exposure, Image
 from crowdfit.psf.analytic import moffat
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.readers import read_psf_image
@@ -33,6 +33,13 @@ RING = 0.1
 """A peak this much fainter than another one nearby may be a piece of its diffraction rings."""
 RING_REACH = 4.0
 """How near that is, in widths of the brighter one; rings farther out are fainter than 2e-3 of the peak."""
+
+ENOUGH = 20
+"""With fewer peaks than this, fainter ones are welcome."""
+BATCH = 1000
+"""So many maxima are looked at together, the brightest first."""
+NODES = 5
+"""Gauss-Legendre nodes per axis of a pixel: the narrowest profile is right to 1e-6 of its peak."""
 
 
 @plain(frozen=True, eq=False)
@@ -66,14 +73,19 @@ class BlindPsf:
         # what was measured is the width on the pixels; two steps undo the broadening by the pixel
         width = fwhm
         for _ in range(2):
-            width *= fwhm / moffat_of(width, self.beta, exposure.shape).fwhm
+            width *= fwhm / fwhm_on_pixels(width, self.beta)
         return moffat_of(width, self.beta, exposure.shape)
 
 
 def moffat_of(fwhm: float, beta: float, shape: tuple[int, int]) -> EPSF:
     """Return a round Moffat PSF for an image of `shape`, sampled as finely as its width needs."""
     radius = int(min(10 * fwhm + 1, max(shape)))
-    return moffat(fwhm, beta, oversample=4 if fwhm < 4 else 2, radius=radius)
+    return moffat(fwhm, beta, oversample=_fineness(fwhm), radius=radius)
+
+
+def _fineness(fwhm: float) -> int:
+    """Return how many samples per pixel the table of a Moffat of that FWHM (pix) needs."""
+    return 4 if fwhm < 4 else 2
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -89,12 +101,12 @@ class GivenPsf:
     def __call__(self, exposure: Exposure) -> EPSF:
         """Return the PSF in the file."""
         psf = read_psf_image(self.path, oversample=self.oversample)
-        check_fits_image(psf, exposure)
+        check_fits_image(psf, exposure, str(self.path))
         return psf
 
 
-def check_fits_image(psf: EPSF, exposure: Exposure) -> None:
-    """Refuse a PSF whose table is larger than the image.
+def check_fits_image(psf: EPSF, exposure: Exposure, name: str = "psf") -> None:
+    """Refuse a PSF whose table is larger than the image; the message begins with `name`.
 
     Raises
     ------
@@ -104,8 +116,8 @@ def check_fits_image(psf: EPSF, exposure: Exposure) -> None:
     side = 2 * psf.radius + 1
     if side > max(exposure.shape):
         raise InputError(
-            f"psf: {side} px on a side is larger than the image {exposure.name} {exposure.shape}; "
-            "cut the PSF, or give its oversampling (psf.oversample)"
+            f"{name}: {side} px on a side is larger than the image {exposure.name} {exposure.shape}; cut the "
+            "PSF, or give its oversampling (psf.oversample for a file, EPSF.from_samples for an array)"
         )
 
 
@@ -124,10 +136,11 @@ def measure_fwhm(exposure: Exposure, *, max_peaks: int = 300, min_snr: float = 1
         Least S/N of the peak pixel; lowered when fewer than 20 peaks are found.
     """
     widths = np.geomspace(1.0, 16.0, 33)
+    maxima = Maxima.of(exposure)
     scale = 4.0
     for _ in range(3):
         half = int(np.clip(np.ceil(1.25 * scale), 3, 20))
-        peaks = bright_peaks(exposure, half, max_peaks, min_snr)
+        peaks = maxima.peaks(half, max_peaks, min_snr)
         if len(peaks.rows) < 3:
             log.warning("%s: fewer than 3 bright peaks; assuming a FWHM of 3 px", exposure.name)
             return 3.0
@@ -136,28 +149,83 @@ def measure_fwhm(exposure: Exposure, *, max_peaks: int = 300, min_snr: float = 1
         previous, scale = scale, typical(best)
         if abs(np.log(scale / previous)) < 0.1:
             break
-    return moffat(scale, CORE_BETA, oversample=4 if scale < 4 else 2, radius=int(6 * scale) + 4).fwhm
+    return fwhm_on_pixels(scale, CORE_BETA)
 
 
-def bright_peaks(exposure: Exposure, half: int, most: int, min_snr: float) -> Peaks:
-    """Return the brightest peaks whose surroundings of half width `half` are usable, brightest first."""
-    good = exposure.good
-    level = np.median(exposure.data[good])
-    image = np.where(good, exposure.data - level, -np.inf)
-    snr = np.where(good, (exposure.data - level) * np.sqrt(exposure.ivar), 0)
-    near_mask = binary_dilation(~good, iterations=2)
-    is_peak = (image == maximum_filter(image, 2 * max(half // 2, 1) + 1)) & good & ~near_mask
-    is_peak[:half], is_peak[-half:], is_peak[:, :half], is_peak[:, -half:] = False, False, False, False
-    for limit in (min_snr, 5.0, 3.0):
-        rows, cols = np.nonzero(is_peak & (snr > limit))
-        if len(rows) >= 20:
-            break
-    order = np.argsort(-image[rows, cols], kind="stable")[:most]
-    rows, cols = rows[order], cols[order]
-    offsets = np.arange(-half, half + 1)
-    at = (rows[:, None, None] + offsets[:, None], cols[:, None, None] + offsets)
-    data = np.where(good, exposure.data - level, 0)[at].astype(np.float64)
-    return Peaks(rows, cols, data, exposure.ivar[at].astype(np.float64))
+def fwhm_on_pixels(fwhm: float, beta: float) -> float:
+    """Return the FWHM (pix) that a Moffat profile has after integration over the pixel.
+
+    From a table that ends at twice the width, for what lies farther out does not move the half-maximum contour.
+    """
+    return moffat(fwhm, beta, oversample=_fineness(fwhm), radius=int(2 * fwhm) + 4).fwhm
+
+
+@plain(frozen=True, eq=False)
+class Maxima:
+    """Usable pixels that no neighbour outshines, brightest first, and the image they are in.
+
+    rows, cols : (n,) int64. snr : (n,) float32, of that one pixel. image, ivar : (ny, nx) float32, data - level
+    and its inverse variance; both are 0 where not usable.
+    """
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+    snr: Image
+    image: Image
+    ivar: Image
+
+    @classmethod
+    def of(cls, exposure: Exposure) -> "Maxima":
+        """Return the maxima of an image above its median, two pixels away from the next masked pixel."""
+        good = exposure.good
+        image = np.where(good, exposure.data - np.median(exposure.data[good]), np.float32(0))
+        is_peak = (image > 0) & good & ~binary_dilation(~good, iterations=2)
+        middle = image[1:-1, 1:-1]
+        ny, nx = image.shape
+        for j, i in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)):
+            is_peak[1:-1, 1:-1] &= middle >= image[j : ny - 2 + j, i : nx - 2 + i]
+        rows, cols = np.nonzero(is_peak)
+        order = np.argsort(-image[rows, cols], kind="stable")
+        rows, cols = rows[order], cols[order]
+        return cls(rows, cols, image[rows, cols] * np.sqrt(exposure.ivar[rows, cols]), image, exposure.ivar)
+
+    def peaks(self, half: int, most: int, min_snr: float) -> Peaks:
+        """Return the `most` brightest peaks whose cutouts of half width `half` lie on the image.
+
+        A peak outshines everything within half of that. Fewer than 20 above `min_snr` are not enough: then the
+        limit falls to 5 and to 3.
+        """
+        ny, nx = self.image.shape
+        inside = (self.rows >= half) & (self.rows < ny - half) & (self.cols >= half) & (self.cols < nx - half)
+        for limit in (min_snr, 5.0, 3.0):
+            found = self._highest(np.flatnonzero(inside & (self.snr > limit)), half, max(most, ENOUGH))
+            if len(found) >= ENOUGH:
+                break
+        found = found[:most]
+        at = self._around(found, half)
+        return Peaks(
+            self.rows[found],
+            self.cols[found],
+            self.image[at].astype(np.float64),
+            self.ivar[at].astype(np.float64),
+        )
+
+    def _highest(self, chosen: NDArray[np.int64], half: int, most: int) -> NDArray[np.int64]:
+        """Return the first `most` of the chosen maxima that are the highest of their neighbourhood."""
+        found: list[NDArray[np.int64]] = []
+        for start in range(0, len(chosen), BATCH):
+            batch = chosen[start : start + BATCH]
+            height = self.image[self.rows[batch], self.cols[batch]]
+            around = self.image[self._around(batch, max(half // 2, 1))]
+            found.append(batch[height >= around.max(axis=(1, 2))])
+            if sum(map(len, found)) >= most:
+                break
+        return np.concatenate([chosen[:0], *found])[:most]
+
+    def _around(self, chosen: NDArray[np.int64], half: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the indices of the cutouts (n, size, size) around the chosen maxima."""
+        steps = np.arange(-half, half + 1)
+        return self.rows[chosen, None, None] + steps[:, None], self.cols[chosen, None, None] + steps
 
 
 def best_widths(peaks: Peaks, widths: F64, beta: float, scale: float) -> F64:
@@ -168,16 +236,42 @@ def best_widths(peaks: Peaks, widths: F64, beta: float, scale: float) -> F64:
     half = peaks.data.shape[1] // 2
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1]
     inside = np.hypot(xx, yy) <= max(scale, 1.5)
-    chi2 = np.empty((len(widths), len(peaks.rows)))
     noise = 1 / np.maximum(peaks.ivar, 1e-30) + (0.02 * np.maximum(peaks.data, 0)) ** 2
     weight = np.where((peaks.ivar > 0) & inside, 1 / noise, 0)[:, inside]
-    target = peaks.data[:, inside]
-    for k, width in enumerate(widths):
-        psf = moffat(width, beta, oversample=4, radius=half + 2)
-        planes = psf.planes(0.0, 0.0, 2 * half + 1)[:, inside].astype(np.float64)
-        chi2[k] = _linear_chi2(np.vstack([planes / planes[0].max(), np.ones(inside.sum())]), target, weight)
+    designs = moffat_designs(widths, beta, xx[inside], yy[inside])
+    chi2 = _linear_chi2(designs, peaks.data[:, inside], weight)
     best = np.argmin(chi2, axis=0)
     return np.where((best > 0) & (best < len(widths) - 1), _refined(widths, chi2, best), np.nan)
+
+
+def moffat_designs(widths: F64, beta: float, x: NDArray[np.int64], y: NDArray[np.int64]) -> F64:
+    """Return round Moffat profiles averaged over pixels, their x and y derivatives, and a constant.
+
+    Parameters
+    ----------
+    widths : ndarray (k,)
+        FWHM of the profiles (pix).
+    beta : float
+        Their exponent.
+    x, y : ndarray (p,)
+        Pixels, counted from the centre of the profiles.
+
+    Returns
+    -------
+    ndarray (k, 4, p)
+        In units of the highest pixel of each profile; the derivatives per pixel.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    xx, yy = x[:, None, None] + nodes / 2, y[:, None, None] + nodes[:, None] / 2
+    share = weights * weights[:, None] / 4
+    alpha2 = ((widths / 2) ** 2 / (2 ** (1 / beta) - 1))[:, None, None, None]
+    base = 1 + (xx**2 + yy**2) / alpha2
+    value = base**-beta
+    slope = 2 * beta / alpha2 * value / base
+    planes = [np.einsum("kpij,ij->kp", part, share) for part in (value, slope * xx, slope * yy)]
+    return np.stack(
+        [*(plane / planes[0].max(axis=1, keepdims=True) for plane in planes), np.ones_like(planes[0])], 1
+    )
 
 
 def in_rings(peaks: Peaks, widths: F64) -> NDArray[np.bool_]:
@@ -192,13 +286,15 @@ def in_rings(peaks: Peaks, widths: F64) -> NDArray[np.bool_]:
     return np.asarray(np.any(near & (height[:, None] < RING * height), axis=1))
 
 
-def _linear_chi2(design: F64, target: F64, weight: F64) -> F64:
-    """Return the weighted chi^2 of the best linear fit of `design` (k, pixels) to each target (n, pixels)."""
-    normal = np.einsum("ip,np,jp->nij", design, weight, design)
-    normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(len(design)) + 1e-300
-    vector = np.einsum("ip,np->ni", design, weight * target)
+def _linear_chi2(designs: F64, target: F64, weight: F64) -> F64:
+    """Return the weighted chi^2 (k, n) of the best linear fit of each design (k, m, p) to each target (n, p)."""
+    k, m, p = designs.shape
+    products = (designs[:, :, None] * designs[:, None]).reshape(k * m * m, p)
+    normal = np.moveaxis((products @ weight.T).reshape(k, m, m, -1), 3, 1)
+    normal += 1e-9 * np.trace(normal, axis1=2, axis2=3)[..., None, None] * np.eye(m) + 1e-300
+    vector = (designs.reshape(k * m, p) @ (weight * target).T).reshape(k, m, -1).transpose(0, 2, 1)
     answer = np.linalg.solve(normal, vector[..., None])[..., 0]
-    return np.asarray(np.sum(weight * target**2, axis=1) - np.einsum("ni,ni->n", vector, answer))
+    return np.asarray(np.sum(weight * target**2, axis=1) - np.einsum("kni,kni->kn", vector, answer))
 
 
 def _refined(widths: F64, chi2: F64, best: NDArray[np.int64]) -> F64:

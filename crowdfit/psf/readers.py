@@ -70,7 +70,7 @@ def _header_sampling(header: fits.Header, path: str | Path) -> int:
     value = header.get("OVERSAMP", 1)
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in range(1, 21):
         raise InputError(
-            f"{path}: OVERSAMP is {value!r}, which is no whole number from 1 to 20; correct the header, or read the "
-            "file with psf.kind=file and psf.oversample"
+            f"{path}: OVERSAMP is {value!r}, which is no whole number from 1 to 20; correct the header, or set "
+            "psf.oversample"
         )
     return int(value)

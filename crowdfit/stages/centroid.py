@@ -1,7 +1,8 @@
 """Moving the stars.
 
 `derivative` takes the step of the joint solve, the maximum-likelihood step given all neighbours, masks and
-weights. `weighted` is crowdsource's PSF-weighted centroid on the image cleaned of all other stars (C022-C027).
+weights. `weighted` is crowdsource's PSF-weighted centroid on the image cleaned of all other stars (C022-C027),
+`peak` the top of that image convolved with the PSF (C028).
 """
 
 from typing import Literal
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from crowdfit._kernels.moments import weighted_steps
+from crowdfit._kernels.moments import peak_steps, weighted_steps
 from crowdfit.frame import Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
@@ -33,6 +34,17 @@ def move(frame: Frame, sources: Sources, step_x: F64, step_y: F64, limit: float)
     x = np.clip(sources.x + step_x * scale, -0.499, nx - 0.501)
     y = np.clip(sources.y + step_y * scale, -0.499, ny - 0.501)
     return sources.changed(x=x, y=y).flagged("step_limit", length > limit)
+
+
+def _move_usable(frame: Frame, fit: Fit, step: F64, limit: float) -> Sources:
+    """Return the stars moved by `step` (n, 3) where its third column, the usable share of the PSF, is above a half.
+
+    The others take the step of the joint solve.
+    """
+    usable = step[:, 2] > 0.5
+    step_x = np.where(usable, step[:, 0], fit.step_x)
+    step_y = np.where(usable, step[:, 1], fit.step_y)
+    return move(frame, fit.sources, step_x, step_y, limit)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -78,10 +90,35 @@ class WeightedStep:
             frame.psf.coef, frame.psf.basis(s.x, s.y), s.x, s.y, s.flux, half, not is_open,
             frame.resid, frame.fit_ivar, step,
         )  # fmt: skip
-        usable = step[:, 2] > 0.5
-        step_x = np.where(usable, step[:, 0], fit.step_x)
-        step_y = np.where(usable, step[:, 1], fit.step_y)
-        return move(frame, s, step_x, step_y, self.max_step * frame.psf.fwhm)
+        return _move_usable(frame, fit, step, self.max_step * frame.psf.fwhm)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PeakStep:
+    """Peak of each star's cleaned stamp after convolution with the PSF, weighted with the inverse variance.
+
+    Each star climbs to its peak at once, with its neighbours where they are, so large offsets take one pass; but
+    neighbours whose own offsets are as large leave light that leads it astray (C028). The weights enter the
+    significance itself, so a mask does not move the peak of a perfect star.
+    """
+
+    kind: Literal["peak"] = "peak"
+    max_step: float = Field(default=0.5, gt=0, description="longest step of one pass, in FWHM")
+    window: float = Field(default=2.0, gt=0, description="half width of the stamp, in FWHM")
+
+    def __call__(self, frames: Frames, fit: Fit, *, pass_no: int) -> Sources:
+        """Return the moved stars; where less than half of the PSF is usable, the derivative step is taken."""
+        (frame,) = frames
+        psf, s = frame.psf, fit.sources
+        limit = self.max_step * psf.fwhm
+        # a little beyond the limit, so that who would go on is told from who has arrived
+        reach = 1.1 * limit
+        half = min(psf.window(self.window), max(psf.support - int(np.ceil(reach)) - 1, 1))
+        frame, step = frame.rendered(s), np.zeros((len(s), 3))
+        peak_steps(
+            psf.coef, psf.basis(s.x, s.y), s.x, s.y, s.flux, half, reach, frame.resid, frame.fit_ivar, step
+        )
+        return _move_usable(frame, fit, step, limit)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

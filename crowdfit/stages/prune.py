@@ -3,10 +3,10 @@
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.spatial import cKDTree
 
 from crowdfit import flags
 from crowdfit.frame import Frames
@@ -69,7 +69,9 @@ def merge_close(sources: Sources, radius: float) -> tuple[Sources, int]:
     """
     if len(sources) < 2 or radius <= 0:
         return sources, 0
-    pairs = cKDTree(np.column_stack([sources.x, sources.y])).query_pairs(radius, output_type="ndarray")
+    pairs = scipy.spatial.cKDTree(np.column_stack([sources.x, sources.y])).query_pairs(
+        radius, output_type="ndarray"
+    )
     if not len(pairs):
         return sources, 0
     a, b = pairs[:, 0], pairs[:, 1]

@@ -6,15 +6,15 @@ The unknowns are corrections to the current model, so every solve is warm. Shift
 of width sigma_shift, which keeps close pairs from exploding (algorithm.md, section 7).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass as plain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.sparse import csc_array
-from scipy.sparse.linalg import LinearOperator, lsqr
 
 from crowdfit._kernels import normal
 from crowdfit._kernels.stamps import fill_stamps
@@ -22,6 +22,10 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
+    from scipy.sparse.linalg import LinearOperator
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -37,9 +41,9 @@ class Fit:
     sources : Sources
         The stars with their new fluxes and errors, not yet moved.
     step_x, step_y : ndarray (n,) float64
-        Shifts that the derivative terms ask for (pix); 0 in a flux-only solve.
+        Shifts that the derivative terms ask for (pix); 0 in a flux-only solve and for stars without positive flux.
     shift_err : ndarray (n,) float64
-        Isolated-star position error (pix).
+        Isolated-star position error (pix); NaN in a flux-only solve, infinite where nothing of the star is seen.
     iterations : int
         Iterations of the solver.
     converged : bool
@@ -92,7 +96,7 @@ class Columns:
         normal.project_residual(self.x, self.y, self.half, self.offset, self.stamps, resid, out)
         return out
 
-    def matrix(self, shape: tuple[int, int], n_terms: int) -> csc_array:
+    def matrix(self, shape: tuple[int, int], n_terms: int) -> "csc_array":
         """Return the design matrix, pixels x (n_terms n) float32, columns star by star."""
         ny, nx = shape
         n = n_terms * len(self.x)
@@ -102,7 +106,7 @@ class Columns:
         normal.fill_design(
             self.x, self.y, self.half, self.offset, self.stamps, shape, n_terms, indptr, indices, values
         )
-        return csc_array((values, indices, indptr), shape=(ny * nx, n))
+        return scipy.sparse.csc_array((values, indices, indptr), shape=(ny * nx, n))
 
 
 @plain(frozen=True, eq=False)
@@ -139,8 +143,40 @@ def shift_prior(frame: Frame, flux: F64, sigma_shift: float) -> F64:
     return np.asarray(1 / (size * sigma_shift) ** 2)
 
 
+class Answer(NamedTuple):
+    """What a solver found: unknowns (n, 3) and the diagonal of the normal matrix without priors (n, 3)."""
+
+    unknowns: F64
+    own: F64
+    iterations: int
+    converged: bool
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PcgSolve:
+class Solver(ABC):
+    """What all solvers share: the linear system of a frame, and how its answer is read."""
+
+    shift_sigma: float = Field(
+        default=0.15, gt=0, description="prior on the shift of one pass, in FWHM/3 (about sigma of the PSF)"
+    )
+
+    def __call__(self, frames: Frames, sources: Sources, *, shifts: bool) -> Fit:
+        """Return new fluxes and, with `shifts`, the steps that the positions should make."""
+        (frame,) = frames
+        if not len(sources):
+            return Fit(sources, np.zeros(0), np.zeros(0), np.zeros(0), 0, True)
+        root = np.sqrt(frame.fit_ivar)
+        columns = Columns.of(frame, sources, root)
+        prior = shift_prior(frame, sources.flux, self.shift_sigma * frame.psf.fwhm / 3) if shifts else None
+        return _as_fit(frame, sources, self.solve(columns, frame.resid * root, prior), shifts=shifts)
+
+    @abstractmethod
+    def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
+        """Return the answer for a whitened residual (ny, nx); `prior` (n,) of `shift_prior`, None: flux only."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PcgSolve(Solver):
     """Block-preconditioned conjugate gradients on normal equations from overlapping pairs."""
 
     kind: Literal["pcg"] = "pcg"
@@ -151,45 +187,27 @@ class PcgSolve:
     max_iter: int = Field(
         default=300, ge=1, description="most iterations; reaching it sets the flag not_converged"
     )
-    shift_sigma: float = Field(
-        default=0.15, gt=0, description="prior on the shift of one pass, in FWHM/3 (about sigma of the PSF)"
-    )
 
-    def __call__(self, frames: Frames, sources: Sources, *, shifts: bool) -> Fit:
-        """Return new fluxes and, with `shifts`, the steps that the positions should make."""
-        (frame,) = frames
-        if not len(sources):
-            return _no_fit(sources)
-        root = np.sqrt(frame.fit_ivar)
-        columns = Columns.of(frame, sources, root)
-        normal_eq = Normal.of(columns, frame.exposure.shape)
-        rhs = columns.project(frame.resid * root)
-        own = normal_eq.own.copy()
-        prior = shift_prior(frame, sources.flux, self.shift_sigma * frame.psf.fwhm / 3)
-        if shifts:
-            own[:, 4] += prior
-            own[:, 8] += prior
+    def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
+        """Return the answer of the normal equations."""
+        eq = Normal.of(columns, resid.shape)
+        rhs = columns.project(resid)
+        own, cross = eq.own.copy(), eq.cross
+        if prior is None:
+            cross = _freeze_shifts(own, cross, rhs)
         else:
-            _freeze_shifts(own, rhs)
-        answer, iterations = self._run(own, normal_eq, rhs, shifts)
-        return _as_fit(frame, sources, answer, normal_eq.own, abs(iterations), iterations >= 0)
-
-    def _run(self, own: F64, eq: Normal, rhs: F64, shifts: bool) -> tuple[F64, int]:
-        inverse, answer = np.empty_like(own), np.zeros_like(rhs)
+            own[:, [4, 8]] += prior[:, None]
+        inverse, unknowns = np.empty_like(own), np.zeros_like(rhs)
         normal.invert_blocks(own, inverse)
-        cross = eq.cross
-        if not shifts:
-            cross = np.zeros_like(eq.cross)
-            cross[:, 0] = eq.cross[:, 0]
-        tol = self.tolerance if shifts else self.final_tolerance
+        tol = self.final_tolerance if prior is None else self.tolerance
         iterations = normal.solve_pcg(
-            own, inverse, eq.first, eq.links, cross, rhs, tol, self.max_iter, answer
+            own, inverse, eq.first, eq.links, cross, rhs, tol, self.max_iter, unknowns
         )
-        return answer, int(iterations)
+        return Answer(unknowns, eq.own[:, [0, 4, 8]], abs(int(iterations)), iterations >= 0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class LsqrSolve:
+class LsqrSolve(Solver):
     """LSQR (Paige & Saunders 1982) on the assembled sparse matrix, with column scaling and prior rows.
 
     C016, C019, C020: crowdsource's solver, warm-started because the unknowns are corrections. Slower than
@@ -201,41 +219,32 @@ class LsqrSolve:
     max_iter: int = Field(
         default=2000, ge=1, description="most iterations; reaching it sets the flag not_converged"
     )
-    shift_sigma: float = Field(
-        default=0.15, gt=0, description="prior on the shift of one pass, in FWHM/3 (about sigma of the PSF)"
-    )
 
-    def __call__(self, frames: Frames, sources: Sources, *, shifts: bool) -> Fit:
-        """Return new fluxes and, with `shifts`, the steps that the positions should make."""
-        (frame,) = frames
-        if not len(sources):
-            return _no_fit(sources)
-        n_terms = 3 if shifts else 1
-        root = np.sqrt(frame.fit_ivar)
-        design = Columns.of(frame, sources, root).matrix(frame.exposure.shape, n_terms)
-        own = column_norms(design).reshape(len(sources), n_terms)
-        prior = np.zeros_like(own)
-        if shifts:
-            sigma = self.shift_sigma * frame.psf.fwhm / 3
-            prior[:, 1:] = shift_prior(frame, sources.flux, sigma)[:, None]
-        scale = 1 / np.sqrt(np.where(own + prior > 0, own + prior, 1.0)).ravel()
-        system = with_prior_rows(design, np.sqrt(prior).ravel(), scale)
-        target = np.concatenate([(frame.resid * root).ravel().astype(np.float64), np.zeros(prior.size)])
-        found = lsqr(system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter)
-        answer = np.zeros((len(sources), 3))
-        answer[:, :n_terms] = (found[0] * scale).reshape(len(sources), n_terms)
-        diagonal = np.zeros((len(sources), 9))
-        diagonal[:, [0, 4, 8][:n_terms]] = own
-        return _as_fit(frame, sources, answer, diagonal, int(found[2]), found[1] != 7)
+    def solve(self, columns: Columns, resid: F32, prior: F64 | None) -> Answer:
+        """Return the answer of the least-squares problem."""
+        n, n_terms = len(columns.x), 1 if prior is None else 3
+        design = columns.matrix(resid.shape, n_terms)
+        own, extra = np.zeros((n, 3)), np.zeros((n, n_terms))
+        own[:, :n_terms] = column_norms(design).reshape(n, n_terms)
+        if prior is not None:
+            extra[:, 1:] = prior[:, None]
+        norms = own[:, :n_terms] + extra
+        scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0)).ravel()
+        system = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
+        target = np.concatenate([resid.ravel().astype(np.float64), np.zeros(extra.size)])
+        found = scipy.sparse.linalg.lsqr(system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter)
+        unknowns = np.zeros((n, 3))
+        unknowns[:, :n_terms] = (found[0] * scale).reshape(n, n_terms)
+        return Answer(unknowns, own, int(found[2]), found[1] != 7)
 
 
-def column_norms(design: csc_array) -> F64:
+def column_norms(design: "csc_array") -> F64:
     """Return the squared lengths of the columns, float64."""
     squares = np.concatenate([[0.0], np.cumsum(design.data.astype(np.float64) ** 2)])
     return np.diff(squares[design.indptr])
 
 
-def with_prior_rows(design: csc_array, prior: F64, scale: F64) -> LinearOperator:
+def with_prior_rows(design: "csc_array", prior: F64, scale: F64) -> "LinearOperator":
     """Return the operator of the design matrix with one row per prior below it, its columns scaled."""
     pixels, n = design.shape
     rows = design.T
@@ -247,29 +256,35 @@ def with_prior_rows(design: csc_array, prior: F64, scale: F64) -> LinearOperator
     def backward(v: F64) -> F64:
         return np.asarray(scale * (rows @ v[:pixels] + prior * v[pixels:]))
 
-    return LinearOperator((pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64)
+    return scipy.sparse.linalg.LinearOperator(
+        (pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64
+    )
 
 
-def _freeze_shifts(own: F64, rhs: F64) -> None:
-    """Take the shifts out of the system: unit diagonal, no coupling, nothing to solve for."""
+def _freeze_shifts(own: F64, cross: F32, rhs: F64) -> F32:
+    """Take the shifts out of a system: unit diagonal, nothing to solve for; return the blocks without coupling."""
     own[:, [1, 2, 3, 5, 6, 7]] = 0.0
     own[:, [4, 8]] = 1.0
     rhs[:, 1:] = 0.0
+    flux_only = np.zeros_like(cross)
+    flux_only[:, 0] = cross[:, 0]
+    return flux_only
 
 
-def _no_fit(sources: Sources) -> Fit:
-    return Fit(sources, np.zeros(0), np.zeros(0), np.zeros(0), 0, True)
-
-
-def _as_fit(frame: Frame, sources: Sources, answer: F64, own: F64, iterations: int, converged: bool) -> Fit:
+def _as_fit(frame: Frame, sources: Sources, answer: Answer, *, shifts: bool) -> Fit:
     """Turn unknowns into fluxes, errors and steps."""
-    flux = sources.flux + answer[:, 0]
-    seen = own[:, 0] > 0
-    flux_err = np.where(seen, 1 / np.sqrt(np.where(seen, own[:, 0], 1.0)), np.inf)
-    size = np.maximum(np.abs(flux), frame.isolated_error(np.zeros(1)))
-    bend = own[:, 4] + own[:, 8]
-    shift_err = np.sqrt(2 / np.where(bend > 0, bend, np.inf)) / size
+    flux = sources.flux + answer.unknowns[:, 0]
+    # a hole is no star to be moved, and where there is next to no light the step is not that of noise over nothing
+    size = np.maximum(flux, frame.isolated_error(np.zeros(1)))
+    steps = np.where(flux > 0, answer.unknowns[:, 1:].T, 0.0) / size
+    with np.errstate(divide="ignore"):
+        flux_err = 1 / np.sqrt(answer.own[:, 0])
+        shift_err = (
+            np.sqrt(2 / (answer.own[:, 1] + answer.own[:, 2])) / size
+            if shifts
+            else np.full(len(flux), np.nan)
+        )
     sources = sources.changed(flux=flux, flux_err=flux_err).flagged(
-        "not_converged", np.full(len(flux), not converged)
+        "not_converged", np.full(len(flux), not answer.converged)
     )
-    return Fit(sources, answer[:, 1] / size, answer[:, 2] / size, shift_err, iterations, converged)
+    return Fit(sources, steps[0], steps[1], shift_err, answer.iterations, answer.converged)

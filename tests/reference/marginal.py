@@ -5,11 +5,6 @@ import numpy as np
 from tests.reference.normal import dense
 
 
-def find_link(first, links, i, j):
-    here = [k for k in range(first[i], first[i + 1]) if links[k] == j]
-    return here[0] if here else -1
-
-
 def closest_links(x, y, first, links, i, reach, most):
     linked = links[first[i] : first[i + 1]]
     distance = np.hypot(x[linked] - x[i], y[linked] - y[i])

@@ -20,6 +20,7 @@ from benchmarks.rivals.plain_sep import PlainSep
 from benchmarks.run import ROOT, Setup, environment, table
 from benchmarks.scenes import DEFAULT_FOLDER as SCENE_FOLDER
 from benchmarks.scenes import scene_file
+from benchmarks.score import read_truth
 from crowdfit.errors import CrowdfitError, InputError
 
 RIVALS: tuple[type[Rival], ...] = (
@@ -89,23 +90,27 @@ def listing(names: Sequence[str], folder: Path, settings: bool) -> str:
 
 
 def run_one(code: Code, job: Job, scratch: Path, limits: Limits) -> dict[str, Any]:
-    """Return the record of one code on one field, with the keys of `benchmarks.run` and `code`, `version`, `size`.
+    """Return the record of one code on one field, with the keys of `benchmarks.run`, `code`, `version`, `size`.
 
-    A code that is missing has the status "missing" and a message that says what it lacks.
+    `given` holds the settings of a rival. A code that is missing has the status "missing" and a message that
+    says what it lacks.
     """
     facts = environment(Setup(threads=limits.threads))
     if code.name != Crowdfit.name:
         facts = {key: facts[key] for key in FACTS}
-        facts["settings"] = [f"{key}={value}" for key, (value, _) in code.settings.items()]
+        facts["given"] = {key: value for key, (value, _) in code.settings.items()}
     facts |= {"field": job.field, "seed": job.seed, "size": job.size, "code": code.name}
     missing = code.missing()
     if missing:
-        return facts | {"version": None, "status": "missing", "message": ", ".join(missing)}
+        message = f"missing: {', '.join(missing)}"
+        return facts | {"version": None, "status": "missing", "message": message}
     return facts | {"version": code.version()} | code.run(job, scratch, limits)
 
 
 def jobs(fields: Sequence[str], seeds: Sequence[int], size: int | None, folder: Path) -> list[Job]:
     """Return everything to run: scenes by name and seed, or files with truth.
+
+    A cut scene is another field and has its size in its name.
 
     Raises
     ------
@@ -117,22 +122,23 @@ def jobs(fields: Sequence[str], seeds: Sequence[int], size: int | None, folder: 
         if field.endswith(".fits"):
             if size is not None:
                 raise InputError(f"--size {size}: {field} is a file; only scenes by name can be cut")
-            found.append(Job(Path(field).stem, 0, Path(field).resolve()))
+            path = Path(field).resolve()
+            found.append(Job(path.stem, 0, path, read_truth(path).shape))
             continue
         for seed in seeds:
             scene, path = job_scene(field, seed, size), cut_file(field, seed, size, folder)
-            found.append(Job(field, seed, path, scene, size))
+            name = field if size is None else f"{field}-{size}"
+            found.append(Job(name, seed, path, (scene.ny, scene.nx), scene))
     return found
 
 
 def compare(records: Iterable[dict[str, Any]]) -> str:
-    """Return the figures as text: a line a run, with field, side and code in the first column."""
-    return table(record | {"field": _label(record)} for record in records)
-
-
-def _label(record: dict[str, Any]) -> str:
-    side = f"/{record['size']}" if record["size"] else ""
-    return f"{record['field']}{side} {record['code']}"
+    """Return the figures as text: a line a run, with field and code in the first column."""
+    shown = []
+    for record in records:
+        name = f"{record['field']} {record['code']}"
+        shown.append({key: record[key] for key in record if key != "code"} | {"field": name})
+    return table(shown)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -155,6 +161,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     runs.add_argument("--limit", type=int, default=3600, help="seconds for one command; 0: no limit")
     runs.add_argument("--out", type=Path, default=RESULTS, help="JSON lines are appended to this file")
     runs.add_argument("--work", type=Path, default=SCENE_FOLDER, help="folder for scenes and fits")
+    runs.add_argument(
+        "--no-warm-up", action="store_true", help="do not compile crowdfit on a small field first"
+    )
     args = parser.parse_args(argv)
     args.names = args.names or list(CODES)
     unknown = [name for name in args.names if name not in CODES]
@@ -168,9 +177,9 @@ def run(args: argparse.Namespace) -> int:
     limits, scratch = Limits(args.threads, args.limit), args.work.resolve()
     wanted = jobs(args.fields, args.seeds, args.size, scratch)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    if Crowdfit.name in args.names:
+    if Crowdfit.name in args.names and not args.no_warm_up:
         # compilation is no part of the figures
-        CODES[Crowdfit.name]().run(Job("smoke", 1, scene_file("smoke", 1, scratch)), scratch, limits)
+        CODES[Crowdfit.name]().run(_warm_up(scratch), scratch, limits)
     records = []
     for job in wanted:
         for name in args.names:
@@ -181,6 +190,12 @@ def run(args: argparse.Namespace) -> int:
             print(compare([record]).splitlines()[-1], flush=True)
     print("\n" + compare(records))
     return 0 if all(record["status"] in (0, "missing") for record in records) else 1
+
+
+def _warm_up(scratch: Path) -> Job:
+    """Return a small field."""
+    path = scene_file("smoke", 1, scratch)
+    return Job("smoke", 1, path, read_truth(path).shape)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

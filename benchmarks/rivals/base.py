@@ -47,13 +47,13 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One field to fit: its name, seed and side (None: as the scene has it), its scene if known, its file."""
+    """One field to fit: its name and seed, its file, its rows and columns, and its scene if that is known."""
 
     field: str
     seed: int
     path: Path
+    size: tuple[int, int]
     scene: Scene | None = None
-    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,8 @@ def _measure_all(
 def _wrapped(limits: Limits) -> list[str]:
     """Return what goes before a command: its number of threads, and a clock if time is limited."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    words = ["env", *(f"{name}={limits.threads}" for name in names)]
+    # a path to our packages is no part of their environments
+    words = ["env", "-u", "PYTHONPATH", *(f"{name}={limits.threads}" for name in names)]
     if not limits.seconds:
         return words
     if shutil.which("timeout") is None:

@@ -4,8 +4,12 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from benchmarks.scenes import DEFAULT_FOLDER, bench_scene
+from benchmarks.scenes import DEFAULT_FOLDER, bench_scene, scene_file
+from crowdfit.errors import InputError
 from crowdfit.simulate import Scene, simulate
+
+LEAST_SIZE = 96
+"""Smallest side (pix): the scorer leaves out a border of 20."""
 
 
 def cut_scene(scene: Scene, size: int) -> Scene:
@@ -20,7 +24,16 @@ def cut_scene(scene: Scene, size: int) -> Scene:
         The whole scene.
     size : int
         Rows and columns wanted (pix).
+
+    Raises
+    ------
+    InputError
+        Fewer than `LEAST_SIZE` pixels, or more than the scene has.
     """
+    if not LEAST_SIZE <= size <= min(scene.nx, scene.ny):
+        raise InputError(
+            f"size: {size} is not between {LEAST_SIZE} and {min(scene.nx, scene.ny)}, the side of the scene"
+        )
     border = 2 * scene.margin
     part = (size + border) ** 2 / ((scene.nx + border) * (scene.ny + border))
     clusters = tuple(
@@ -51,9 +64,11 @@ def job_scene(name: str, seed: int, size: int | None) -> Scene:
 
 def cut_file(name: str, seed: int, size: int | None, folder: Path = DEFAULT_FOLDER) -> Path:
     """Return the file of a scene, cut if a size is given, drawn if it is not there."""
+    if size is None:
+        return scene_file(name, seed, folder)
     scene = job_scene(name, seed, size)
     digest = hashlib.sha256(repr(scene).encode()).hexdigest()[:8]
-    path = folder / f"{name}_{seed}_{scene.nx}_{digest}.fits"
+    path = folder / f"{name}-{size}_{seed}_{digest}.fits"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         simulate(scene).write(path)

@@ -18,8 +18,9 @@ SETTINGS = {
     "minarea": Setting(3, "pixels above the threshold; the default of 5 is for galaxies"),
     "deblend_nthresh": Setting(64, "levels; twice the default, for crowding"),
     "deblend_cont": Setting(0.0005, "a tenth of the default, for crowding"),
-    "aperture_fwhm": Setting(0.6, "radius of the aperture: small, for crowding; the light outside it is a "
-                                  "constant that the zero point takes out"),
+    "aperture_fwhm": Setting(0.6, "radius of the aperture: small, for crowding"),
+    "total_fwhm": Setting(3.0, "radius of the aperture that has all light, for the aperture correction"),
+    "correction_stars": Setting(30, "brightest stars without flags whose median ratio is that correction"),
 }  # fmt: skip
 
 

@@ -78,8 +78,8 @@ class SourceExtractor(Rival):
         fits.writeto(work / "weight.fits", (~field.bad).astype(np.float32))
         side = self["psf_size"]
         (work / "first.param").write_text("\n".join([*FOR_PSFEX, f"VIGNET({side},{side})"]) + "\n")
-        wanted = [column for group in COLUMNS.values() for column in group]
-        (work / "second.param").write_text("\n".join(wanted) + "\n")
+        # the fit that is not used is not made: it would double the time
+        (work / "second.param").write_text("\n".join(COLUMNS[self.kind(field)]) + "\n")
         (work / "empty.conf").write_text("")
         sex = program(*PROGRAMS) or PROGRAMS[0]
         first = [sex, str(work / "image.fits"), *_options(self._detection(field, work, "first"))]
@@ -133,8 +133,11 @@ class SourceExtractor(Rival):
 
     def catalogue(self, field: Field, work: Path) -> Stars:
         """Return its stars, with the flux that suits the sampling."""
-        undersampled = field.fwhm < self["undersampled_fwhm"]
-        return stars_of(work / "second.cat", "FLUX_POINTSOURCE" if undersampled else "FLUX_PSF")
+        return stars_of(work / "second.cat", self.kind(field))
+
+    def kind(self, field: Field) -> str:
+        """Return the fit of `COLUMNS` that suits the sampling."""
+        return "FLUX_POINTSOURCE" if field.fwhm < self["undersampled_fwhm"] else "FLUX_PSF"
 
 
 def stars_of(path: Path, kind: str) -> Stars:

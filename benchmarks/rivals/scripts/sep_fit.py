@@ -33,9 +33,13 @@ def main() -> None:
         deblend_nthresh=task["deblend_nthresh"],
         deblend_cont=task["deblend_cont"],
     )
-    radius = task["aperture_fwhm"] * task["fwhm"]
+    radius, total = task["aperture_fwhm"] * task["fwhm"], task["total_fwhm"] * task["fwhm"]
     flux, flux_err, _ = sep.sum_circle(data, found["x"], found["y"], radius, err=error, mask=bad)
-    np.save(sys.argv[3], np.stack([found["x"], found["y"], flux, flux_err]))
+    clean = np.flatnonzero((found["flag"] == 0) & (flux > 0))
+    stars = clean[np.argsort(-flux[clean])][: task["correction_stars"]]
+    whole, _, _ = sep.sum_circle(data, found["x"][stars], found["y"][stars], total, mask=bad)
+    correction = np.median(whole / flux[stars]) if len(stars) else 1.0
+    np.save(sys.argv[3], np.stack([found["x"], found["y"], correction * flux, correction * flux_err]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
 from crowdfit.sources import Sources
+from tests.files import SHAPE, sky, write_planes
 
 settings.register_profile("crowdfit", derandomize=True, max_examples=10, deadline=None, database=None)
 settings.load_profile("crowdfit")
@@ -53,6 +54,14 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}")
     return folder
+
+
+@pytest.fixture
+def triplet(tmp_path):
+    """Write a file with SCI, ERR and DQ; DQ has bits 1 and 4 set in two pixels, and bit 31 in a third."""
+    dq = np.zeros(SHAPE, np.uint32)
+    dq[5, 6], dq[7, 8], dq[9, 10] = 1, 4, 2**31
+    return write_planes(tmp_path / "t.fits", SCI=sky(), ERR=np.full(SHAPE, 5, np.float32), DQ=dq)
 
 
 @pytest.fixture

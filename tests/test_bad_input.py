@@ -21,6 +21,7 @@ from crowdfit.job import DONE, INTERRUPTED, REFUSED
 from crowdfit.psf.analytic import moffat
 from crowdfit.render import render
 from crowdfit.stages.stop import STOP_REASONS
+from tests.files import simple, write_planes
 
 SHAPE = (60, 70)
 FIRST_RUN = "crowdfit: first run: compiling"
@@ -70,17 +71,6 @@ def refused(run):
     return refused
 
 
-def planes(path, **extensions):
-    hdus = [fits.ImageHDU(plane, name=name) for name, plane in extensions.items()]
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
-    return path
-
-
-def primary(path, data, **cards):
-    fits.PrimaryHDU(data, fits.Header(cards)).writeto(path)
-    return path
-
-
 class TestImages:
     """P004, P014, P103: the file, the extension, and what to do."""
 
@@ -93,7 +83,7 @@ class TestImages:
 
     def test_unreadable(self, refused, tmp_path, field, monkeypatch):
         """Tests run as root, who may read everything; so the system's answer is made here."""
-        path = primary(tmp_path / "locked.fits", field)
+        path = simple(tmp_path / "locked.fits", field)
 
         def deny(*args, **kwargs):
             raise PermissionError(13, "Permission denied", str(path))
@@ -109,12 +99,12 @@ class TestImages:
 
     @pytest.mark.parametrize("keep", [100, 2880, 9000])
     def test_truncated(self, refused, tmp_path, field, keep):
-        path = primary(tmp_path / "cut.fits", field)
+        path = simple(tmp_path / "cut.fits", field)
         path.write_bytes(path.read_bytes()[:keep])
         refused(path, r"cut\.fits.*(truncated|damaged|FITS|header)")
 
     def test_truncated_gzip(self, refused, tmp_path, field):
-        path = primary(tmp_path / "cut.fits", field)
+        path = simple(tmp_path / "cut.fits", field)
         packed = gzip.compress(path.read_bytes())
         (tmp_path / "cut.fits.gz").write_bytes(packed[: len(packed) // 2])
         refused(tmp_path / "cut.fits.gz", r"cut\.fits\.gz: .*truncated or damaged")
@@ -125,12 +115,12 @@ class TestImages:
 
     @pytest.mark.parametrize("shape", [(70,), (2, 60, 70)])
     def test_dimensions(self, refused, tmp_path, shape):
-        path = planes(tmp_path / "cube.fits", SCI=np.ones(shape, np.float32))
+        path = write_planes(tmp_path / "cube.fits", SCI=np.ones(shape, np.float32))
         refused(path, rf"cube\.fits\[SCI\]: the image has {len(shape)} dimensions.*choose one plane")
 
     @pytest.mark.parametrize("name", ["ERR", "DQ"])
     def test_other_shape(self, refused, tmp_path, field, name):
-        path = planes(tmp_path / "s.fits", SCI=field, **{name: np.ones((60, 60), np.int32)})
+        path = write_planes(tmp_path / "s.fits", SCI=field, **{name: np.ones((60, 60), np.int32)})
         refused(
             path,
             rf"s\.fits\[{name}\]: {name.lower()} has shape \(60, 60\) .*s\.fits\[SCI\] has \(60, 70\); "
@@ -140,48 +130,48 @@ class TestImages:
     @pytest.mark.parametrize("option", ["--err", "--dq"])
     def test_other_shape_in_a_file_of_its_own(self, refused, tmp_path, field, option):
         """The one at fault is the other file: it is named, with its extension."""
-        path = primary(tmp_path / "s.fits", field)
-        other = primary(tmp_path / "plane.fits", np.ones((60, 60), np.int16))
+        path = simple(tmp_path / "s.fits", field)
+        other = simple(tmp_path / "plane.fits", np.ones((60, 60), np.int16))
         shapes = (
             rf"{option[2:]} has shape \(60, 60\) but the image s\.fits\[PRIMARY\] has \(60, 70\).*{option}"
         )
         refused(path, rf"plane\.fits\[PRIMARY\]: {shapes}", option, str(other))
         name = option[2:].upper()
-        other = planes(tmp_path / "named.fits", OTHER=field, **{name: np.ones((60, 60), np.int16)})
+        other = write_planes(tmp_path / "named.fits", OTHER=field, **{name: np.ones((60, 60), np.int16)})
         refused(path, rf"named\.fits\[{name}\]: {shapes}", option, str(other))
 
     @pytest.mark.parametrize(("kind", "what"), [("error", "error"), ("ivar", "weight")])
     def test_no_usable_error_in_a_file_of_its_own(self, refused, tmp_path, field, kind, what):
-        other = primary(tmp_path / "plane.fits", np.zeros(SHAPE))
+        other = simple(tmp_path / "plane.fits", np.zeros(SHAPE))
         pattern = rf"plane\.fits\[PRIMARY\]: no pixel has a positive {what}; give another.*--err"
         options = ["--err", str(other), "--set", f"input.err_kind={kind}"]
-        refused(primary(tmp_path / "s.fits", field), pattern, *options)
+        refused(simple(tmp_path / "s.fits", field), pattern, *options)
 
     def test_all_masked(self, refused, tmp_path, field):
-        path = planes(tmp_path / "m.fits", SCI=field, DQ=np.ones(SHAPE, np.int32))
+        path = write_planes(tmp_path / "m.fits", SCI=field, DQ=np.ones(SHAPE, np.int32))
         refused(path, r"m\.fits\[SCI\]: no usable pixel.*DQ")
 
     def test_all_nan(self, refused, tmp_path):
-        path = planes(tmp_path / "n.fits", SCI=np.full(SHAPE, np.nan, np.float32))
+        path = write_planes(tmp_path / "n.fits", SCI=np.full(SHAPE, np.nan, np.float32))
         refused(path, r"n\.fits\[SCI\]: every pixel is NaN or infinite; is this the right extension")
 
     @pytest.mark.parametrize("value", [0.0, 7.0, -3.0])
     def test_constant(self, refused, tmp_path, value):
-        path = planes(tmp_path / "c.fits", SCI=np.full(SHAPE, value, np.float32))
+        path = write_planes(tmp_path / "c.fits", SCI=np.full(SHAPE, value, np.float32))
         refused(path, rf"c\.fits\[SCI\]: every usable pixel is {value:g}")
 
     @pytest.mark.parametrize("value", [0.0, -2.0, np.nan])
     def test_no_usable_error(self, refused, tmp_path, field, value):
-        path = planes(tmp_path / "e.fits", SCI=field, ERR=np.full(SHAPE, value, np.float32))
+        path = write_planes(tmp_path / "e.fits", SCI=field, ERR=np.full(SHAPE, value, np.float32))
         refused(path, r"e\.fits\[ERR\]: no pixel has a positive error.*input\.err_ext")
 
     def test_no_usable_inverse_variance(self, refused, tmp_path, field):
-        path = planes(tmp_path / "e.fits", SCI=field, ERR=np.zeros(SHAPE))
+        path = write_planes(tmp_path / "e.fits", SCI=field, ERR=np.zeros(SHAPE))
         pattern = r"e\.fits\[ERR\]: no pixel has a positive weight.*input\.err_ext"
         refused(path, pattern, "--set", "input.err_kind=ivar")
 
     def test_wanted_extension(self, refused, tmp_path, field):
-        path = planes(tmp_path / "w.fits", SCI=field)
+        path = write_planes(tmp_path / "w.fits", SCI=field)
         refused(path, r"w\.fits: no image extension DATA; it has", "--set", "input.sci_ext=DATA")
 
 
@@ -190,7 +180,7 @@ class TestOtherFiles:
 
     @pytest.fixture
     def image(self, tmp_path, field):
-        return primary(tmp_path / "field.fits", field, GAIN=1.0)
+        return simple(tmp_path / "field.fits", field, GAIN=1.0)
 
     @pytest.mark.parametrize(
         ("table", "pattern"),
@@ -207,7 +197,7 @@ class TestOtherFiles:
         ids=["even", "negative", "nan", "3-D", "large"],
     )
     def test_psf(self, refused, image, tmp_path, table, pattern):
-        psf = primary(tmp_path / "p.fits", np.asarray(table, np.float32))
+        psf = simple(tmp_path / "p.fits", np.asarray(table, np.float32))
         refused(image, pattern, "--psf", str(psf))
         refused(image, pattern, "--set", "psf.kind=file", "--set", f"psf.path={psf}")
 
@@ -221,7 +211,7 @@ class TestOtherFiles:
     @pytest.mark.parametrize("factor", ["x", 0, -2, 2.5])
     def test_psf_header_with_a_strange_oversampling(self, refused, image, tmp_path, factor):
         """The keyword is somebody else's; the message names the file and the setting that overrules it."""
-        psf = primary(tmp_path / "p.fits", moffat(3.0, radius=12, oversample=1).cube[0], OVERSAMP=factor)
+        psf = simple(tmp_path / "p.fits", moffat(3.0, radius=12, oversample=1).cube[0], OVERSAMP=factor)
         refused(image, r"p\.fits: .*OVERSAMP.*psf\.oversample", "--psf", str(psf))
 
     def test_positions_outside(self, refused, image, tmp_path):
@@ -319,7 +309,7 @@ class TestSimplyWorks:
         return table
 
     def test_plain(self, run, tmp_path, field):
-        self.check(catalog_of(run, primary(tmp_path / "f.fits", field)))
+        self.check(catalog_of(run, simple(tmp_path / "f.fits", field)))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30, 3.4e38])
     def test_bad_pixels(self, run, tmp_path, field, value):
@@ -327,12 +317,12 @@ class TestSimplyWorks:
         data = field.copy()
         data[np.round(GRID_Y[::4]).astype(int), np.round(GRID_X[::4]).astype(int) + 3] = value
         data[25:27, 3] = value
-        self.check(catalog_of(run, primary(tmp_path / "f.fits", data)))
+        self.check(catalog_of(run, simple(tmp_path / "f.fits", data)))
 
     def test_half_of_the_image_is_nan(self, run, tmp_path, field):
         data = field.copy()
         data[:, :32] = np.nan
-        table = catalog_of(run, primary(tmp_path / "f.fits", data))
+        table = catalog_of(run, simple(tmp_path / "f.fits", data))
         self.check(table, GRID_X > 36)
         assert (table["x"].value > 28).all()
 
@@ -347,8 +337,8 @@ class TestSimplyWorks:
         scaled.header["BZERO"], scaled.header["BSCALE"] = 1000.0, 0.5
         path = tmp_path / "scaled.fits"
         fits.HDUList([fits.PrimaryHDU(), scaled]).writeto(path)
-        unsigned = primary(tmp_path / "unsigned.fits", np.round(field).astype(np.uint16))
-        plain = primary(tmp_path / "plain.fits", np.round(field).astype(np.int32))
+        unsigned = simple(tmp_path / "unsigned.fits", np.round(field).astype(np.uint16))
+        plain = simple(tmp_path / "plain.fits", np.round(field).astype(np.int32))
         for file in (path, unsigned, plain):
             assert main(["fit", str(file), "-o", str(tmp_path / "out"), *QUICK, "-v"]) == DONE
             assert "gain" in capsys.readouterr().err
@@ -358,7 +348,7 @@ class TestSimplyWorks:
     def test_compressed_files_have_the_same_numbers(self, run, tmp_path, field):
         """gzip, and tile compression without loss (fpack -g)."""
         (tmp_path / "a").mkdir()
-        plain = catalog_of(run, primary(tmp_path / "f.fits", field))
+        plain = catalog_of(run, simple(tmp_path / "f.fits", field))
         content = io.BytesIO()
         fits.PrimaryHDU(field).writeto(content)
         (tmp_path / "g.fits.gz").write_bytes(gzip.compress(content.getvalue()))
@@ -396,7 +386,7 @@ class TestSimplyWorks:
     def test_no_stars(self, run, tmp_path):
         """An empty, valid catalogue, status 0."""
         data = np.random.default_rng(5).normal(100, 5, SHAPE).astype(np.float32)
-        status, said, left = run(primary(tmp_path / "f.fits", data), "--set", "psf.fwhm=3")
+        status, said, left = run(simple(tmp_path / "f.fits", data), "--set", "psf.fwhm=3")
         assert status == DONE, said
         assert left == ["f_catalog.fits", "f_fit.fits", "f_report.html", "f_run.h5"]
         table = QTable.read(tmp_path / "out" / "f_catalog.fits")
@@ -405,7 +395,7 @@ class TestSimplyWorks:
         assert fits.getdata(tmp_path / "out" / "f_fit.fits", "MODEL").max() == 0
 
     def test_one_star(self, run, tmp_path):
-        table = catalog_of(run, primary(tmp_path / "f.fits", stars_at([35.2], [30.1])))
+        table = catalog_of(run, simple(tmp_path / "f.fits", stars_at([35.2], [30.1])))
         assert len(table) == 1
 
     def test_no_stars_and_nothing_known(self):
@@ -450,7 +440,7 @@ class TestInterrupt:
             return real(*args)
 
         monkeypatch.setattr("crowdfit.loop.summarize", interrupted)
-        path = primary(tmp_path / "f.fits", field)
+        path = simple(tmp_path / "f.fits", field)
         status, said, left = run(path, "--set", "psf.fwhm=3", "--set", "stop.min_passes=4")
         assert status == INTERRUPTED
         assert left == ["f_run.h5"]
@@ -464,13 +454,13 @@ class TestInterrupt:
             raise KeyboardInterrupt
 
         monkeypatch.setattr("crowdfit.io.fits.read_exposure", interrupted)
-        status, said, left = run(primary(tmp_path / "f.fits", field))
+        status, said, left = run(simple(tmp_path / "f.fits", field))
         assert status == INTERRUPTED
         assert left == []
         assert len(said) == 1
 
     def test_the_next_image_is_not_begun(self, run, tmp_path, field, monkeypatch, capsys):
-        paths = [primary(tmp_path / f"{name}.fits", field) for name in "ab"]
+        paths = [simple(tmp_path / f"{name}.fits", field) for name in "ab"]
 
         def interrupted(*args, **kwargs):
             raise KeyboardInterrupt
@@ -499,6 +489,6 @@ def test_out_of_memory_is_one_line(run, tmp_path, field, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("crowdfit.api.iterate", exhausted)
-    status, said, _ = run(primary(tmp_path / "f.fits", field))
+    status, said, _ = run(simple(tmp_path / "f.fits", field))
     assert status == 1
     assert said == ["crowdfit: error: out of memory"]

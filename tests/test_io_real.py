@@ -1,20 +1,10 @@
 """The reader on real files; skipped, visibly, where the folder of real data is absent."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from crowdfit.io.fits import InputOptions, read_exposure
 from crowdfit.world import pixel_to_sky
-
-
-@pytest.fixture
-def shared_data():
-    folder = Path(__file__).parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data in {folder}")
-    return folder
 
 
 def noise(exposure):

@@ -10,35 +10,7 @@ from astropy.io import fits
 
 from crowdfit.errors import InputError
 from crowdfit.io.fits import InputOptions, exposure_from_arrays, read_exposure
-
-SHAPE = (48, 64)
-
-
-def sky(shape=SHAPE, seed=0):
-    """Return a plain image of noise 5 on a level of 100."""
-    return np.random.default_rng(seed).normal(100, 5, shape).astype(np.float32)
-
-
-def write(path, *hdus, primary=None, **kwargs):
-    fits.HDUList([primary or fits.PrimaryHDU(), *hdus]).writeto(path, **kwargs)
-    return path
-
-
-def simple(path, data=None, **cards):
-    """Write a primary image with header cards."""
-    header = fits.Header(cards)
-    fits.PrimaryHDU(sky() if data is None else data, header).writeto(path)
-    return path
-
-
-@pytest.fixture
-def triplet(tmp_path):
-    """A file with SCI, ERR and DQ; DQ has bits 1 and 4 set in two pixels, and bit 31 in a third."""
-    dq = np.zeros(SHAPE, np.uint32)
-    dq[5, 6], dq[7, 8], dq[9, 10] = 1, 4, 2**31
-    err = np.full(SHAPE, 5, np.float32)
-    planes = {"SCI": sky(), "ERR": err, "DQ": dq}
-    return write(tmp_path / "t.fits", *(fits.ImageHDU(plane, name=name) for name, plane in planes.items()))
+from tests.files import SHAPE, simple, sky, write
 
 
 def cut(path, keep):

@@ -100,14 +100,6 @@ def test_design_matrix(n_terms):
     assert np.array_equal(dense, twins.fill_design(s.x, s.y, s.half, s.offset, stamps, s.shape, n_terms))
 
 
-@pytest.mark.parametrize(("x", "y"), [(20.3, 20.5), (-3.0, 5.0), (60.0, 60.0), (43.5, 39.5)])
-def test_rows_and_columns_inside(x, y):
-    r0, r1, c0, c1 = kernels.count_inside(x, y, 4, 40, 44)
-    rows, cols = twins.count_inside(x, y, 4, 40, 44)
-    assert list(range(r0, r1)) == list(rows)
-    assert list(range(c0, c1)) == list(cols)
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_links(seed):
     """All overlapping pairs, both ways round, those of stars far off the image too."""

@@ -18,6 +18,14 @@ def tolerance(psf):
     return TAPS * EPS * np.abs(psf.coef).max() * np.array([1, psf.oversample, psf.oversample])[:, None, None]
 
 
+@pytest.mark.parametrize(("x", "y"), [(20.3, 20.5), (-3.0, 5.0), (60.0, 60.0), (43.5, 39.5)])
+def test_clipped_window(x, y):
+    r0, r1, c0, c1 = kernels.clip_window(x, y, 4, 40, 44)
+    rows, cols = twins.clip_window(x, y, 4, 40, 44)
+    assert list(range(r0, r1)) == list(rows)
+    assert list(range(c0, c1)) == list(cols)
+
+
 @pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1 - 1e-12])
 def test_spline_weights(t):
     w, d = np.empty(4), np.empty(4)

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from astropy.io import fits
 from scipy.signal import fftconvolve
 
 from crowdfit.errors import InputError
@@ -12,6 +11,7 @@ from crowdfit.io.fits import InputOptions, exposure_from_arrays, read_exposure
 from crowdfit.io.headers import Facts
 from crowdfit.io.local import local_percentile
 from crowdfit.io.noise import image_noise, sky_floor
+from tests.files import write_planes
 
 SKY, READ_NOISE, GAIN = 400.0, 6.0, 1.0
 
@@ -192,10 +192,7 @@ def test_detection_gets_background_noise_and_photometry_total_noise(tmp_path, de
     """
     field = draw_field(density=density)
     weight = 1e-3 / field.background
-    planes = {"SCI": field.data, "ERR": field.err, "WHT": weight}
-    path = tmp_path / "field.fits"
-    hdus = [fits.ImageHDU(plane.astype(np.float32), name=name) for name, plane in planes.items()]
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
+    path = write_planes(tmp_path / "field.fits", SCI=field.data, ERR=field.err, WHT=weight)
     exposure = read_exposure(path)
     background = np.median(error_ratio(exposure, field))
     assert background == pytest.approx(1, abs=0.05 if density > 0.01 else 0.02)

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS, Sip
 from hypothesis import given, settings
@@ -32,6 +31,7 @@ from crowdfit.report.page import write_report
 from crowdfit.report.pixels import Planes
 from crowdfit.report.psf import shape_text
 from crowdfit.sources import Sources
+from tests.files import write_planes
 
 SKY = 100.0
 
@@ -622,11 +622,8 @@ def files(tmp_path_factory):
         "ERR": 1 / np.sqrt(np.maximum(result.frame.fit_ivar, 1e-4)),
         "DQ": (~exposure.good).astype(np.int32),
     }
-    hdus = [fits.ImageHDU(plane, name=name) for name, plane in planes.items()]
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / "a.fits")
-    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(planes["SCI"][:50], name="SCI")]).writeto(
-        folder / "b.fits"
-    )
+    write_planes(folder / "a.fits", **planes)
+    write_planes(folder / "b.fits", SCI=planes["SCI"][:50])
     return result, folder
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
-from crowdfit._kernels.stamps import fill_window
+from crowdfit._kernels.stamps import clip_window, fill_window
 
 QF, RCHI2, FRACFLUX, FLUX_LBS, FLUX_LBS_ERR, FLUX_ISO, STEP_X_ISO, STEP_Y_ISO = range(8)
 FWHM, SPREAD_MODEL, SPREAD_MODEL_ERR, SHARPNESS, N_GOOD, N_PIXELS, SHARE = range(8, 15)
@@ -123,8 +123,7 @@ def measure_one(coef, disc_coef, basis, x, y, flux, half, rings, resid, ivar, to
     """Fill the statistics of one star (see `measure_stars`)."""
     ny, nx = resid.shape
     out[:] = np.nan
-    xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-    c0, c1, r0, r1 = max(0, xc - half), min(nx, xc + half + 1), max(0, yc - half), min(ny, yc + half + 1)
+    r0, r1, c0, c1 = clip_window(x, y, half, ny, nx)
     out[N_PIXELS], out[N_GOOD] = max(c1 - c0, 0) * max(r1 - r0, 0), 0
     if c0 >= c1 or r0 >= r1:
         out[QF] = 0.0

@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
-from crowdfit._kernels.stamps import fill_window
+from crowdfit._kernels.stamps import clip_window, fill_window
 
 PEAK_STEP = 1e-3
 """A step towards a peak that is shorter (pix) is the last one; what it leaves is far smaller still."""
@@ -57,9 +57,7 @@ def weighted_steps(coef, basis, x, y, flux, half, use_psf, resid, ivar, step):
     ny, nx = resid.shape
     for i in prange(x.size):
         step[i, :] = 0.0
-        xc, yc = int(np.floor(x[i] + 0.5)), int(np.floor(y[i] + 0.5))
-        c0, c1 = max(0, xc - half), min(nx, xc + half + 1)
-        r0, r1 = max(0, yc - half), min(ny, yc + half + 1)
+        r0, r1, c0, c1 = clip_window(x[i], y[i], half, ny, nx)
         if c0 >= c1 or r0 >= r1 or not flux[i] > 0.0:
             continue
         shape = (r1 - r0, c1 - c0)
@@ -148,9 +146,7 @@ def peak_steps(coef, basis, x, y, flux, half, reach, resid, ivar, step):
     ny, nx = resid.shape
     for i in prange(x.size):
         step[i, :] = 0.0
-        xc, yc = int(np.floor(x[i] + 0.5)), int(np.floor(y[i] + 0.5))
-        c0, c1 = max(0, xc - half), min(nx, xc + half + 1)
-        r0, r1 = max(0, yc - half), min(ny, yc + half + 1)
+        r0, r1, c0, c1 = clip_window(x[i], y[i], half, ny, nx)
         if c0 >= c1 or r0 >= r1 or not flux[i] > 0.0:
             continue
         shape = (r1 - r0, c1 - c0)

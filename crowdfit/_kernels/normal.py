@@ -10,6 +10,7 @@ from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
 from crowdfit._kernels.neighbours import find_link
+from crowdfit._kernels.stamps import clip_window
 
 
 @tile_kernel
@@ -34,19 +35,11 @@ def whiten_stamps(x, y, half, offset, root_ivar, stamps):
 
 
 @kernel
-def count_inside(x, y, half, ny, nx):
-    """Return rows and columns of a stamp that lie on the image: first row, last + 1, first column, last + 1."""
-    col0, row0 = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half
-    size = 2 * half + 1
-    return max(row0, 0), min(row0 + size, ny), max(col0, 0), min(col0 + size, nx)
-
-
-@kernel
 def count_entries(x, y, half, ny, nx, n_terms, indptr):
     """Fill indptr (n_terms n + 1,) int64: where each column of the design matrix begins."""
     indptr[0] = 0
     for i in range(x.size):
-        r0, r1, c0, c1 = count_inside(x[i], y[i], half[i], ny, nx)
+        r0, r1, c0, c1 = clip_window(x[i], y[i], half[i], ny, nx)
         entries = max(r1 - r0, 0) * max(c1 - c0, 0)
         for k in range(n_terms):
             indptr[n_terms * i + k + 1] = indptr[n_terms * i + k] + entries
@@ -61,7 +54,7 @@ def fill_design(x, y, half, offset, stamps, shape, n_terms, indptr, indices, val
     """
     ny, nx = shape
     for i in prange(x.size):
-        r0, r1, c0, c1 = count_inside(x[i], y[i], half[i], ny, nx)
+        r0, r1, c0, c1 = clip_window(x[i], y[i], half[i], ny, nx)
         size = 2 * half[i] + 1
         col0, row0 = int(np.floor(x[i] + 0.5)) - half[i], int(np.floor(y[i] + 0.5)) - half[i]
         for k in range(n_terms):

@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
-from crowdfit._kernels.stamps import add_window, locate_taps
+from crowdfit._kernels.stamps import add_window, clip_window, locate_taps
 
 
 @kernel
@@ -35,8 +35,7 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, v
     ny, nx = resid.shape
     middle = matrix.shape[0] // 2
     xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-    half = int(np.floor(reach))
-    c0, c1, r0, r1 = max(0, xc - half), min(nx, xc + half + 1), max(0, yc - half), min(ny, yc + half + 1)
+    r0, r1, c0, c1 = clip_window(x, y, int(np.floor(reach)), ny, nx)
     if c0 >= c1 or r0 >= r1:
         return
     shape = (r1 - r0, c1 - c0)
@@ -95,9 +94,7 @@ def add_star_to_profile(coef, x, y, flux, reach, shape, knots, weights, trust, c
     model, resid, ivar = image
     ny, nx = resid.shape
     fine = weights[-1, 0]
-    xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-    half = int(np.floor(reach))
-    c0, c1, r0, r1 = max(0, xc - half), min(nx, xc + half + 1), max(0, yc - half), min(ny, yc + half + 1)
+    r0, r1, c0, c1 = clip_window(x, y, int(np.floor(reach)), ny, nx)
     if c0 >= c1 or r0 >= r1:
         return
     size = (r1 - r0, c1 - c0)

@@ -75,6 +75,16 @@ def add_row_value(c0, c1, c2, c3, wx, wy, value):
 
 
 @kernel
+def clip_window(x, y, half, ny, nx):
+    """Return the part of a star's window that lies on the image: first row, end row, first column, end column.
+
+    half : half width of the window (pix). An end is not part of it, and off the image not beyond the first.
+    """
+    xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    return max(yc - half, 0), min(yc + half + 1, ny), max(xc - half, 0), min(xc + half + 1, nx)
+
+
+@kernel
 def fill_window(coef, basis, x, y, col0, row0, value, grad_x, grad_y):
     """Fill PSF value and derivatives on a window of the image.
 

@@ -58,21 +58,19 @@ def _by_pass(axes: Axes) -> None:
     axes.set_ylim(bottom=0)
 
 
+def _line(
+    axes: Axes, history: "Sequence[PassStats]", values: Sequence[float], label: str | None = None
+) -> None:
+    axes.plot([stats.pass_no for stats in history], values, "o-", color=canvas.INK, ms=3, lw=1.2, label=label)
+
+
 def _sources(history: "Sequence[PassStats]") -> Picture:
     figure, axes = _plot()
     passes = [stats.pass_no for stats in history]
     removed = [-sum(stats.n_removed.values()) for stats in history]
     axes.bar(passes, [stats.n_new for stats in history], color=canvas.BLUE, width=0.7, label="new")
     axes.bar(passes, removed, color=canvas.ORANGE, width=0.7, label="removed")
-    axes.plot(
-        passes,
-        [stats.n_sources for stats in history],
-        "o-",
-        color=canvas.INK,
-        ms=3,
-        lw=1.2,
-        label="in the list",
-    )
+    _line(axes, history, [stats.n_sources for stats in history], "in the list")
     axes.set(title="Sources", ylabel="number of sources")
     _by_pass(axes)
     axes.set_ylim(bottom=1.1 * min(removed) if min(removed) else 0)
@@ -88,7 +86,7 @@ def _sources(history: "Sequence[PassStats]") -> Picture:
 def _chi(history: "Sequence[PassStats]") -> Picture:
     figure, axes = _plot()
     axes.axhline(1, color=canvas.ORANGE, lw=1, label="pure noise")
-    axes.plot([s.pass_no for s in history], [s.chi for s in history], "o-", color=canvas.INK, ms=3, lw=1.2)
+    _line(axes, history, [stats.chi for stats in history])
     axes.set(title="Residual", ylabel="robust rms of residual / error")
     _by_pass(axes)
     axes.legend()
@@ -133,9 +131,7 @@ def stage_order(seconds: "Sequence[dict[str, float]]") -> list[str]:
 
 def _memory(history: "Sequence[PassStats]") -> Picture:
     figure, axes = _plot()
-    axes.plot(
-        [s.pass_no for s in history], [s.memory_mb for s in history], "o-", color=canvas.INK, ms=3, lw=1.2
-    )
+    _line(axes, history, [stats.memory_mb for stats in history])
     axes.set(title="Memory", ylabel="peak memory so far (MB)")
     _by_pass(axes)
     axes.set_ylim(top=1.15 * max(1.0, *(s.memory_mb for s in history)))

@@ -3,12 +3,7 @@
 import numpy as np
 
 from tests.reference import nearest
-
-
-def count_inside(x, y, half, ny, nx):
-    """Return the rows and the columns of a stamp that lie on the image."""
-    rows, cols = nearest(y) + np.arange(-half, half + 1), nearest(x) + np.arange(-half, half + 1)
-    return rows[(rows >= 0) & (rows < ny)], cols[(cols >= 0) & (cols < nx)]
+from tests.reference.stamps import clip_window
 
 
 def unpack(half, offset, stamps):
@@ -49,7 +44,7 @@ def design(x, y, half, offset, stamps, shape):
     """Return the design matrix (pixels, 3 n), star by star."""
     out = np.zeros((len(x), 3, *shape))
     for i, stamp in enumerate(unpack(half, offset, stamps)):
-        rows, cols = count_inside(x[i], y[i], half[i], *shape)
+        rows, cols = clip_window(x[i], y[i], half[i], *shape)
         inside = np.ix_(range(3), rows - nearest(y[i]) + half[i], cols - nearest(x[i]) + half[i])
         out[i][np.ix_(range(3), rows, cols)] = stamp[inside]
     return out.reshape(3 * len(x), -1).T
@@ -58,7 +53,7 @@ def design(x, y, half, offset, stamps, shape):
 def count_entries(x, y, half, ny, nx, n_terms):
     """Return where each column begins in a matrix stored by columns."""
     sizes = [
-        np.prod([len(axis) for axis in count_inside(*star, ny, nx)]) for star in zip(x, y, half, strict=True)
+        np.prod([len(axis) for axis in clip_window(*star, ny, nx)]) for star in zip(x, y, half, strict=True)
     ]
     return np.concatenate([[0], np.cumsum(np.repeat(sizes, n_terms))])
 

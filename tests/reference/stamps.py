@@ -7,6 +7,12 @@ import numpy as np
 from tests.reference import nearest
 
 
+def clip_window(x, y, half, ny, nx):
+    """Return the rows and the columns of a window that lie on the image."""
+    rows, cols = nearest(y) + np.arange(-half, half + 1), nearest(x) + np.arange(-half, half + 1)
+    return rows[(rows >= 0) & (rows < ny)], cols[(cols >= 0) & (cols < nx)]
+
+
 def bspline(t, derivative=False):
     """Return the cubic B-spline, or its derivative, from truncated powers (Schoenberg 1946)."""
     t = np.asarray(t, float)

@@ -115,9 +115,28 @@ class Frame:
         return self.exposure.fit_ivar(self.model)
 
     @cached_property
+    def model_error(self) -> float:
+        """Fractional error of the model: scatter of resid / model beyond noise, where the model is bright.
+
+        Taken over pixels whose model exceeds 20 sigma; 0 when there are fewer than 100 of them.
+        """
+        noise = 1 / np.sqrt(np.where(self.fit_ivar > 0, self.fit_ivar, np.inf))
+        bright = (self.model > 20 * noise) & self.exposure.good
+        if np.count_nonzero(bright) < 100:
+            return 0.0
+        model = self.model[bright]
+        scatter = 1.4826 * np.median(np.abs(self.resid[bright]) / model)
+        floor = np.median(noise[bright] / model)
+        return float(np.sqrt(max(scatter**2 - floor**2, 0.0)))
+
+    @cached_property
     def whitened(self) -> Whitened:
         """PSF and residual behind the filter that makes the light of undetected stars white noise."""
-        return Whitened.of(self.psf, self.resid, self.confusion / self.noise**2)
+        ivar, floor = self.exposure.ivar, np.float32(1e-30)
+        photons = 1 / np.maximum(self.fit_ivar, floor) - 1 / np.maximum(ivar, floor)
+        stars = photons + np.square(np.float32(self.model_error) * self.model)
+        brightness = np.where(self.exposure.good, stars / np.float32(self.noise**2), np.float32(0))
+        return Whitened.of(self.psf, self.resid, self.confusion / self.noise**2, brightness)
 
     @cached_property
     def noise(self) -> float:
@@ -135,7 +154,7 @@ class Frame:
         return self.stamps.half(self.psf, flux, self.noise)
 
     def fit_half_sizes(self, flux: NDArray[Any]) -> NDArray[np.int64]:
-        """Return how far out stars of the given fluxes enter the fit (pix): until the filtered PSF is noise."""
+        """Return how far out stars of the given fluxes tell about themselves (pix), by the filtered PSF."""
         smallest = max(int(np.ceil(self.stamps.smallest * self.psf.fwhm)), 4)
         return self.whitened.psf.half_sizes(flux, self.stamps.level * self.noise, smallest)
 

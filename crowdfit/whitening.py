@@ -7,6 +7,10 @@ Undetected stars are points like the others: their light scatters with the power
 Least squares with such noise is least squares with plain weights after data and PSF have been convolved with
 ``w(k) = 1 / sqrt(1 + (C / N) |P(k)|^2)`` (Kay 1993, section 4.5). The filtered PSF is narrower than the PSF:
 light far from a star's centre says less about it when it is likely to be somebody else's.
+
+Where photons of bright stars, or the error of their PSF, outweigh the noise of the sky the same C matters
+less. There data and PSF are mixed with the unfiltered ones, in the share that gives the large scales the
+weight they should have.
 """
 
 from dataclasses import dataclass
@@ -36,7 +40,9 @@ class Whitened:
     psf : EPSF
         The PSF convolved with the filter; its sum is below 1.
     resid : ndarray (ny, nx) float32
-        The residual convolved with the filter (image unit).
+        The residual convolved with the filter and mixed with the unfiltered one (image unit).
+    share : ndarray (ny, nx) float32
+        Share of the unfiltered residual, and of the unfiltered PSF in stamps.
     kernel : ndarray (m, m) float64 or None
         The filter; None when there is nothing to whiten.
     error_ratio : float
@@ -45,17 +51,35 @@ class Whitened:
 
     psf: EPSF
     resid: Image
+    share: Image
     kernel: F64 | None
     error_ratio: float
 
     @classmethod
-    def of(cls, psf: EPSF, resid: Image, ratio: float) -> "Whitened":
-        """Return what the filter for ``C / N = ratio`` makes of a PSF and a residual."""
+    def of(cls, psf: EPSF, resid: Image, ratio: float, brightness: Image) -> "Whitened":
+        """Return what the filter for ``C / N = ratio`` makes of a PSF and a residual.
+
+        `brightness` (ny, nx) is what stars add to the noise, photons and error of their model, as variance over N.
+        """
         if not ratio > LEAST_RATIO:
-            return cls(psf, resid, None, 1.0)
+            return cls(psf, resid, np.zeros_like(resid), None, 1.0)
         kernel = whitening_kernel(psf, ratio)
         filtered = convolved_psf(psf, kernel)
-        return cls(filtered, convolve(resid, kernel), kernel, float(np.sqrt(filtered.n_eff / psf.n_eff)))
+        share = unfiltered_share(ratio, scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest"))
+        mixed = convolve(resid, kernel) * (1 - share) + resid * share
+        return cls(filtered, mixed, share, kernel, float(np.sqrt(filtered.n_eff / psf.n_eff)))
+
+
+def unfiltered_share(ratio: float, brightness: Image) -> Image:
+    """Return the share that gives scale zero the weight of the filter for C over the local noise.
+
+    `brightness` is a mean over the width of the filter, which sees no noise of single pixels.
+    Shares below a fiftieth are set to 0: most pixels need no second PSF.
+    """
+    wanted = 1 / np.sqrt(1 + ratio / (1 + brightness))
+    lowest = 1 / np.sqrt(1 + ratio)
+    share = np.asarray((wanted - lowest) / (1 - lowest), np.float32)
+    return np.where(share > 0.02, share, np.float32(0))
 
 
 def whitening_kernel(psf: EPSF, ratio: float) -> F64:

@@ -232,7 +232,7 @@ class TestEveryStage:
 class TestScore:
     """The score test of algorithm.md, section 4c."""
 
-    late = ScoreDetect(nsigma=(5.0,))
+    late = ScoreDetect(nsigma=(5.0,), companion_nsigma=(5.0,))
 
     def pair(self, psf, gap, ratio, model_at=None):
         """Return a frame with a star of S/N 200 modelled alone, and a second one `gap` FWHM to its right."""

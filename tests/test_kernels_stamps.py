@@ -98,6 +98,22 @@ def test_stamps(order):
     assert np.array_equal(one, out)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_blended_stamps(order):
+    """Two PSFs mixed pixel by pixel: where the share is 0 nothing changes, where it is 1 only the other is left."""
+    s = make_scene(order)
+    start = np.zeros((3, s.sizes.sum()), np.float32)
+    kernels.fill_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, start)
+    rng = np.random.default_rng(3)
+    for share in (np.zeros(s.shape), np.ones(s.shape), rng.uniform(0, 1, s.shape) * (rng.random(s.shape) < 0.3)):
+        share = share.astype(np.float32)
+        out = (0.5 * start).astype(np.float32)
+        expected = twins.blend_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, share, out)
+        kernels.blend_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, share, out)
+        assert np.all(np.abs(out - expected) < tolerance(s.psf)[..., 0])
+        assert kernels.largest(share, 1, 9, 2, 7) == twins.largest(share, 1, 9, 2, 7)
+
+
 def test_largest_window_within_the_table():
     """A window out to the last pixel of the support reads zeros there and nothing beyond the table."""
     psf = gaussian(2.0, oversample=2, radius=5)

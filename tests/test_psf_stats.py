@@ -8,7 +8,7 @@ from crowdfit.catalog import COLUMNS, build_catalog
 from crowdfit.exposure import Exposure
 from crowdfit.flags import SOURCE_FLAGS
 from crowdfit.frame import Frame, StampSizes
-from crowdfit.photometry.psf_stats import Measure, convolved_with_disc, has_close_neighbour, nearest_pixel
+from crowdfit.photometry.psf_stats import Measure, convolved_with_disc, has_close_neighbour
 from crowdfit.psf.analytic import airy, gaussian, moffat
 from crowdfit.psf.epsf import EPSF
 from crowdfit.render import render
@@ -448,7 +448,7 @@ def test_empty_list(psf):
 def test_nearest_pixel(psf):
     """Halves go up, and positions half a pixel off the image belong to its edge."""
     frame = frame_of(psf, image(psf, Sources.at([5.0], [5.0], [1.0])), Sources.empty())
-    row, col = nearest_pixel(frame, Sources.at([-0.5, 0.5, 10.49, 99.4], [-0.49, 89.49, 20.5, 3.0]))
+    row, col = frame.nearest_pixel(Sources.at([-0.5, 0.5, 10.49, 99.4], [-0.49, 89.49, 20.5, 3.0]))
     assert col.tolist() == [0, 1, 10, 99]
     assert row.tolist() == [0, 89, 21, 3]
 

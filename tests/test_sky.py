@@ -11,6 +11,7 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.render import render
 from crowdfit.scene import LADDER
 from crowdfit.simulate import SCENES, Scene, simulate
+from crowdfit.sources import Sources
 from crowdfit.stages.sky import (
     BlockSky,
     FixedSky,
@@ -58,7 +59,7 @@ def make(small_psf):
 
 
 def sky_of(stage, frame, pass_no=LATE):
-    (new,) = stage((frame,), pass_no=pass_no)
+    (new,) = stage((frame,), Sources.empty(), pass_no=pass_no)
     assert new.sky.dtype == np.float32
     assert new.sky.shape == frame.exposure.shape
     assert new.exposure is frame.exposure
@@ -283,7 +284,7 @@ def sky_bias(n_stars, stage, shape=(256, 256)):
     known = flux > 5 * scene.noise * np.sqrt(field.psf.n_eff)
     model = render(field.psf, x[known], y[known], flux[known], shape)
     frame = Frame.start(field.exposure, field.psf, StampSizes()).with_(model=model)
-    (frame,) = stage((frame,), pass_no=LATE)
+    (frame,) = stage((frame,), Sources.empty(), pass_no=LATE)
     unknown = float(flux[~known].sum() / ((shape[0] + 20) * (shape[1] + 20)))
     return float(np.mean(frame.sky - field.sky)) / scene.noise, unknown / scene.noise
 

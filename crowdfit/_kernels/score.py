@@ -13,8 +13,8 @@ from numba import prange
 
 from crowdfit._kernels.jit import kernel, tile_kernel
 from crowdfit._kernels.neighbours import insert_nearest
-from crowdfit._kernels.normal import dot_rows
-from crowdfit._kernels.stamps import fill_window
+from crowdfit._kernels.normal import dot_rows, scale_row
+from crowdfit._kernels.stamps import add_window, fill_window
 
 
 @kernel
@@ -187,7 +187,7 @@ def score_companions(
         chosen, dist = np.empty(most, np.int64), np.empty(most)
         m = nearest_members(x, y, x[i], y[i], reach, cell, start, members, chosen, dist)
         n = 3 * m
-        columns = np.empty((n + 4, size), np.float32)
+        columns = np.empty((n + 3, size), np.float32)
         for k in range(m):
             j = chosen[k]
             fill_window(
@@ -198,28 +198,29 @@ def score_companions(
             whiten_window(root, col0, row0, (rows, cols), columns, 3 * k)
         for r in range(rows):
             for c in range(cols):
-                columns[n + 3, r * cols + c] = resid[row0 + r, col0 + c] * root[row0 + r, col0 + c]
+                weight = root[row0 + r, col0 + c]
+                columns[n + 1, r * cols + c] = resid[row0 + r, col0 + c] * weight
+                columns[n + 2, r * cols + c] = weight
         matrix, b, g = np.empty((n, n)), np.empty(n), np.empty(n)
         for u in range(n):
             for v in range(u + 1):
                 matrix[u, v] = dot_rows(columns[u], columns[v])
-            g[u] = dot_rows(columns[u], columns[n + 3])
+            g[u] = dot_rows(columns[u], columns[n + 1])
             if u % 3 > 0:
                 matrix[u, u] += prior[chosen[u // 3]]
         factorize(matrix, n)
         forward_solve(matrix, n, g)
         for t in range(offset_x.size):
             xt, yt = x[i] + offset_x[t], y[i] + offset_y[t]
-            fill_window(
-                coef, basis[i], xt, yt, col0, row0,
-                columns[n].reshape((rows, cols)), columns[n + 1].reshape((rows, cols)),
-                columns[n + 2].reshape((rows, cols)),
-            )  # fmt: skip
-            whiten_window(root, col0, row0, (rows, cols), columns, n)
+            columns[n, :] = np.float32(0)
+            trial = columns[n].reshape((rows, cols))
+            # whole pixels off both ways, the star lies in its pixel as before
+            add_window(coef, basis[i], xt - col0, yt - row0, 1.0, 0, cols, 0, rows, trial)
+            scale_row(columns[n], columns[n + 2])
             for u in range(n):
                 b[u] = dot_rows(columns[u], columns[n])
             alone = dot_rows(columns[n], columns[n])
-            s = dot_rows(columns[n], columns[n + 3])
+            s = dot_rows(columns[n], columns[n + 1])
             forward_solve(matrix, n, b)
             left = alone
             for u in range(n):

@@ -181,3 +181,35 @@ def fill_one_stamp(coef, basis, x, y, half, offset, stamps):
         stamps[1, offset:end].reshape((size, size)),
         stamps[2, offset:end].reshape((size, size)),
     )  # fmt: skip
+
+
+@tile_kernel
+def blend_stamps(coef, basis, x, y, half, offset, share, stamps):
+    """Replace a share of stamps (3, total) float32 in place by those of another PSF, pixel by pixel.
+
+    coef, basis, x, y, half, offset : as in `fill_stamps`, of the other PSF; share : (ny, nx) float32, 0 to 1.
+    """
+    ny, nx = share.shape
+    for i in prange(x.size):
+        size = 2 * half[i] + 1
+        row0, col0 = int(np.floor(y[i] + 0.5)) - half[i], int(np.floor(x[i] + 0.5)) - half[i]
+        r0, r1, c0, c1 = max(row0, 0), min(row0 + size, ny), max(col0, 0), min(col0 + size, nx)
+        if r0 >= r1 or c0 >= c1 or not largest(share, r0, r1, c0, c1) > 0.0:
+            continue
+        other = np.empty((3, size, size), np.float32)
+        fill_window(coef, basis[i], x[i], y[i], col0, row0, other[0], other[1], other[2])
+        for r in range(r0, r1):
+            at = offset[i] + (r - row0) * size - col0
+            for k in range(3):
+                for c in range(c0, c1):
+                    stamps[k, at + c] += share[r, c] * (other[k, r - row0, c - col0] - stamps[k, at + c])
+
+
+@kernel
+def largest(image, r0, r1, c0, c1):
+    """Return the largest value of rows r0..r1-1 and columns c0..c1-1."""
+    value = image[r0, c0]
+    for r in range(r0, r1):
+        for c in range(c0, c1):
+            value = max(value, image[r, c])
+    return value

@@ -151,7 +151,7 @@ class EPSF:
         s = self.oversample
         fine = 4 if s >= 3 else 8
         table = self.cube[0]
-        c, reach = table.shape[0] // 2, int(np.ceil(6 * s + 4 * self.rough_fwhm * s))
+        c, reach = table.shape[0] // 2, int(np.ceil(2 * s + 1.5 * self.rough_fwhm * s))
         cut = table[max(c - reach, 0) : c + reach + 1, max(c - reach, 0) : c + reach + 1]
         big = zoom(
             cut, ((cut.shape[0] - 1) * fine + 1) / cut.shape[0], order=3, mode="nearest", grid_mode=False

@@ -42,7 +42,8 @@ class CountedConfusion:
         flux = sources.flux[seen]
         if len(flux) < self.least_stars:
             return 0.0
-        depth = float(np.quantile(flux, self.depth))
+        # a list that ends far above the noise ends because there is nothing fainter
+        depth = min(float(np.quantile(flux, self.depth)), 12 * float(frame.isolated_error(np.zeros(1))[0]))
         octaves = np.histogram(flux, depth * np.array([1.0, 2.0, 4.0]))[0].astype(float)
         slope = float(np.clip(np.log2(max(octaves[0], 1.0) / max(octaves[1], 1.0)), 0.3, 1.5))
         share = float(octaves[0] / np.log(2) / len(flux))

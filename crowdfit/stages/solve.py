@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from crowdfit._kernels import marginal, normal
-from crowdfit._kernels.stamps import fill_stamps
+from crowdfit._kernels.stamps import blend_stamps, fill_stamps
 from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
@@ -83,11 +83,14 @@ class Columns:
     stamps: F32
 
     @classmethod
-    def of(cls, frame: Frame, sources: Sources, root_ivar: F32) -> "Columns":
-        """Return the columns of `sources` on a frame, whitened by `root_ivar` (ny, nx)."""
+    def of(cls, frame: Frame, sources: Sources, root_ivar: F32, half: I64 | None = None) -> "Columns":
+        """Return the columns of `sources` on a frame, whitened by `root_ivar` (ny, nx).
+
+        `half` (n,) are the half widths of the stamps (pix); None: as far out as the stars are rendered.
+        """
         x, y = np.ascontiguousarray(sources.x), np.ascontiguousarray(sources.y)
         psf, kernel = frame.whitened.psf, frame.whitened.kernel
-        half = frame.fit_half_sizes(sources.flux)
+        half = frame.half_sizes(sources.flux) if half is None else half
         ends = np.cumsum((2 * half + 1) ** 2)
         offset = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         stamps = np.empty((3, int(ends[-1])), np.float32)
@@ -97,6 +100,9 @@ class Columns:
             for i in mostly_masked(good, x, y, frame.psf.fwhm):
                 planes = masked_planes(frame.psf, good, x[i], y[i], int(half[i]), kernel)
                 stamps[:, offset[i] : ends[i]] = planes.reshape(3, -1)
+            blend_stamps(
+                frame.psf.coef, frame.psf.basis(x, y), x, y, half, offset, frame.whitened.share, stamps
+            )
         normal.whiten_stamps(x, y, half, offset, root_ivar, stamps)
         return cls(x, y, half, offset, stamps)
 
@@ -197,7 +203,8 @@ class Solver(ABC):
         if not len(sources):
             return Fit(sources, np.zeros(0), np.zeros(0), np.zeros(0), 0, True)
         root, fwhm = np.sqrt(frame.fit_ivar), frame.psf.fwhm
-        columns = Columns.of(frame, sources, root)
+        # the next pass goes on from here, so that stamps may end where the filtered PSF is noise
+        columns = Columns.of(frame, sources, root, frame.fit_half_sizes(sources.flux) if shifts else None)
         eq = Normal.of(columns, frame.exposure.shape)
         if shifts:
             free = shift_prior(frame, sources.flux, fwhm / 2.3548)
@@ -218,7 +225,7 @@ class PcgSolve(Solver):
 
     kind: Literal["pcg"] = "pcg"
     tolerance: float = Field(
-        default=0.02, gt=0, description="stop when no unknown would move by more than this, in sigma"
+        default=0.05, gt=0, description="stop when no unknown would move by more than this, in sigma"
     )
     final_tolerance: float = Field(default=0.002, gt=0, description="the same for the last, flux-only pass")
     max_iter: int = Field(

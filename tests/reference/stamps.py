@@ -83,3 +83,23 @@ def fill_one_stamp(coef, basis, x, y, half):
 def fill_stamps(coef, basis, x, y, half):
     flat = [fill_one_stamp(coef, *star).reshape(3, -1) for star in zip(basis, x, y, half, strict=True)]
     return np.concatenate(flat, axis=1)
+
+
+def blend_stamps(coef, basis, x, y, half, offset, share, stamps):
+    """Return the stamps mixed with those of another PSF on the image; off it they stay."""
+    out = np.array(stamps, float)
+    for i in range(len(x)):
+        size = 2 * half[i] + 1
+        cut = out[:, offset[i] : offset[i] + size**2].reshape(3, size, size)
+        rows, cols = clip_window(x[i], y[i], half[i], *share.shape)
+        if not (rows.size and cols.size):
+            continue
+        at = np.ix_(rows - nearest(y[i]) + half[i], cols - nearest(x[i]) + half[i])
+        other = at_pixels(coef, basis[i], x[i], y[i], cols, rows)
+        for k in range(3):
+            cut[k][at] += share[np.ix_(rows, cols)] * (other[k] - cut[k][at])
+    return out
+
+
+def largest(image, r0, r1, c0, c1):
+    return np.max(image[r0:r1, c0:c1])

@@ -64,7 +64,8 @@ def test_normal_equations_are_satisfied(field, kind):
     c = Columns.of(frame, start, root)
     design = twins.design(c.x, c.y, c.half, c.offset, c.stamps, SHAPE)
     prior = shift_prior(frame, start.flux, 0.15 * frame.psf.fwhm / 3)
-    unknowns = EXACT[kind].solve(c, frame.resid * root, prior).unknowns.ravel()
+    eq = Normal.of(c, SHAPE)
+    unknowns = EXACT[kind].solve(c, eq, frame.resid * root, prior).unknowns.ravel()
     prior = np.outer(prior, [0, 1, 1]).ravel()
     gradient = design.T @ (frame.resid * root).ravel() - (design.T @ design) @ unknowns - prior * unknowns
     assert np.abs(gradient / np.sqrt((design**2).sum(axis=0) + prior)).max() < 0.01

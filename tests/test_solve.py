@@ -156,6 +156,22 @@ def test_position_errors(field, kind, make_frame):
 
 
 @pytest.mark.parametrize("kind", EXACT)
+def test_marginal_errors(field, kind, make_frame):
+    """Filled where stars may shift: at least the isolated error, that of a star alone, many times it in a pair."""
+    _, start, frame = field
+    shifted = EXACT[kind]((frame,), start, shifts=True).sources
+    assert np.all(shifted.flux_err_marginal >= shifted.flux_err * (1 - 1e-6))
+    held = EXACT[kind]((frame,), shifted, shifts=False).sources
+    np.testing.assert_array_equal(held.flux_err_marginal, shifted.flux_err_marginal)
+    psf, truth = gaussian(3.0), Sources.at([20.0, 21.5, 60.0], [20.0, 20.0, 20.0], [1e3, 1e3, 1e3])
+    few = make_frame(psf, truth, (41, 81), noise=5.0).rendered(truth)
+    sources = EXACT[kind]((few,), truth, shifts=True).sources
+    ratio = sources.flux_err_marginal / sources.flux_err
+    assert ratio[:2].min() > 2
+    assert ratio[2] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", EXACT)
 def test_iteration_limit_is_told(field, kind):
     """C020: reaching the limit sets the flag `not_converged`; it is not trusted silently."""
     _, start, frame = field

@@ -13,6 +13,7 @@ LAYERS = (
     ("errors", "flags", "exposure", "sources", "world", "neighbours", "memory", "stages.base", ""),
     ("_kernels",),
     ("psf", "render"),
+    ("whitening",),
     ("frame", "stages", "photometry", "io.options"),
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),

@@ -28,6 +28,7 @@ from crowdfit.stages.detect import (
     softened_ivar,
     strongest_first,
 )
+from crowdfit.stages.solve import PcgSolve
 
 SHAPE = (120, 140)
 LATE = 5
@@ -566,3 +567,44 @@ def test_far_from():
     )
     assert far_from(Sources.empty(), np.array([1.0]), np.array([1.0]), 2.0).all()
     assert len(far_from(known, np.zeros(0), np.zeros(0), 2.0)) == 0
+
+
+class TestCompanions:
+    """Second stars under known ones, which the residual shows as a faint pattern only."""
+
+    def blends(self, psf, gap, share, *, total=4000.0):
+        """Return a frame in which pairs along x, of this share in the right one, are fitted as one star each."""
+        middle = grid_of_stars(total, spacing=30)
+        shift = gap * psf.fwhm
+        left, right = middle.x - share * shift, middle.x + (1 - share) * shift
+        image = render(
+            psf, np.append(left, right), np.append(middle.y, middle.y),
+            np.append(middle.flux * (1 - share), middle.flux * share), SHAPE,
+        )  # fmt: skip
+        frame, stars = frame_of(psf, noisy(image)), middle
+        for _ in range(8):
+            fit = PcgSolve()((frame.rendered(stars),), stars, shifts=True)
+            stars = fit.sources.changed(x=stars.x + fit.step_x, y=stars.y + fit.step_y)
+        return frame.rendered(stars), stars, right
+
+    def test_one_on_the_right_side(self, psf):
+        frame, stars, right = self.blends(psf, 0.8, 0.3)
+        found = ScoreDetect()((frame,), stars, pass_no=2)
+        assert len(found) == len(stars)
+        gaps = np.hypot(found.x[:, None] - stars.x, found.y[:, None] - stars.y)
+        own = gaps.argmin(axis=1)
+        assert sorted(own) == list(range(len(stars)))
+        assert np.all(found.x - stars.x[own] > 0.2 * psf.fwhm)
+        assert np.hypot(found.x - right[own], found.y - stars.y[own]).max() < 0.5 * psf.fwhm
+        assert np.all((found.flux > 0) & (found.flux < 4000))
+
+    def test_threshold(self, psf):
+        """A threshold no pattern reaches finds none, nor do peaks; first passes have such a one."""
+        frame, stars, _ = self.blends(psf, 0.6, 0.5)
+        assert len(ScoreDetect(nsigma=(100.0,))((frame,), stars, pass_no=2)) == len(stars)
+        assert len(ScoreDetect(nsigma=(100.0,), companion_nsigma=(100.0,))((frame,), stars, pass_no=2)) == 0
+        assert len(ScoreDetect(nsigma=(100.0,))((frame,), stars, pass_no=0)) == 0
+
+    def test_single_stars_have_none(self, psf):
+        frame, stars, _ = self.blends(psf, 0.0, 0.5)
+        assert len(ScoreDetect(companion_nsigma=(4.0,))((frame,), stars, pass_no=LATE)) == 0

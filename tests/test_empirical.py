@@ -9,7 +9,7 @@ from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
 from crowdfit.psf import empirical
 from crowdfit.psf.analytic import airy, gaussian, moffat
-from crowdfit.psf.empirical import Ellipse, RadialBasis, StarPixels, refit
+from crowdfit.psf.empirical import Ellipse, RadialBasis, StarPixels, phase_balanced, refit
 from crowdfit.render import render
 from crowdfit.sources import Sources
 
@@ -334,3 +334,27 @@ def test_same_bits_on_any_number_of_threads(same_bits):
     stars = isolated_stars(1e5)
     pixels = pixels_of(truth, moffat(3.3, 3.5, radius=30), stars)
     same_bits(lambda: [refit(pixels, moffat(3.3, 3.5, radius=30), 24, np.full(len(stars.x), 20.0)).cube])
+
+
+@pytest.mark.parametrize("s", [1, 2, 3, 4])
+def test_phase_balanced(s):
+    """Every phase collects the same light, and all together what they did; the table given is not touched."""
+    table = np.random.default_rng(s).uniform(0.5, 1.5, 2 * [2 * 5 * s + 1])
+    before = table.copy()
+    out = phase_balanced(table, s)
+    sums = [out[a::s, b::s].sum() for a in range(s) for b in range(s)]
+    np.testing.assert_allclose(sums, table.sum() / s**2, rtol=1e-12)
+    assert out.sum() == pytest.approx(table.sum(), rel=1e-12)
+    np.testing.assert_array_equal(table, before)
+    np.testing.assert_allclose(phase_balanced(out, s), out, rtol=1e-12)
+
+
+@pytest.mark.parametrize("truth", [gaussian(2.5, radius=12), moffat(3.0, 3.0, radius=25)])
+def test_phases_of_a_psf_are_balanced(truth):
+    """A PSF integrated over pixels loses no light between them; what is off balance is brought back."""
+    s, table = truth.oversample, truth.cube[0]
+    np.testing.assert_allclose(phase_balanced(table, s), table, rtol=2e-3, atol=0)
+    tilted = table.copy()
+    tilted[::s, ::s] *= 1.05
+    back = phase_balanced(tilted, s)
+    np.testing.assert_allclose(back * table.sum() / back.sum(), table, rtol=2e-3, atol=0)

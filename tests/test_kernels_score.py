@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 from crowdfit._kernels import score as kernels
 from crowdfit.neighbours import build_grid
+from crowdfit.psf.analytic import gaussian
+from crowdfit.render import render
 from tests.reference import EPS
 from tests.reference import score as twins
-from tests.reference.scenes import ORDERS, make_scene
+from tests.reference.scenes import ORDERS, Scene, make_scene
 
 HALF, REACH, MOST = 4, 5.0, 4
 
@@ -21,8 +24,8 @@ def trials(s, n=10, seed=8):
     return x, y, s.psf.basis(x, y)
 
 
-def scored(s, px, py, basis_p, resid, *, local_sky=False):
-    prior, result = np.full(len(s.x), 0.3), np.empty((len(px), 3))
+def scored(s, px, py, basis_p, resid, *, local_sky=False, prior=0.3):
+    prior, result = np.full(len(s.x), prior), np.empty((len(px), 3))
     kernels.score_peaks(
         s.coef, px, py, basis_p, HALF, s.x, s.y, s.basis, prior, REACH, MOST, local_sky,
         build_grid(s.x, s.y, s.shape, cell=5), s.root, resid, result,
@@ -67,8 +70,6 @@ def test_injected_star():
     s = make_scene(n=7)
     x, y, resid = s.x[6:] + 3.0, s.y[6:] - 1.0, np.zeros(s.shape, np.float32)
     basis = s.psf.basis(x, y)
-    from crowdfit.render import render  # noqa: PLC0415
-
     resid += render(s.psf, x, y, [50.0], s.shape)
     ((gain, flux, share),) = scored(s, x, y, basis, resid)
     assert flux == pytest.approx(50, rel=0.02)
@@ -131,3 +132,93 @@ def test_threads(same_bits):
     s = make_scene(2, n=60)
     args = trials(s, 40)
     same_bits(lambda: [scored(s, *args, s.resid, local_sky=True)])
+
+
+ANGLE, RADIUS = (g.ravel() for g in np.meshgrid(np.arange(8) * np.pi / 4, [1.2, 2.1]))
+OFFSET_X, OFFSET_Y = RADIUS * np.cos(ANGLE), RADIUS * np.sin(ANGLE)
+LEAST = 0.05
+
+
+def companions(s, resid, *, most=MOST, which=None, prior=0.3):
+    which = np.arange(len(s.x)) if which is None else which
+    prior, result = np.full(len(s.x), prior), np.full((len(which), 4), np.nan)
+    kernels.score_companions(
+        s.coef, which, s.x, s.y, s.basis, prior, HALF, OFFSET_X, OFFSET_Y, LEAST, REACH, most,
+        build_grid(s.x, s.y, s.shape, cell=5), s.root, resid, result,
+    )  # fmt: skip
+    return result
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("most", [0, 1, 2, 4, 12])
+def test_companions(order, most):
+    """The best place of each star; stars on edges and beyond them; masked pixels hold huge values.
+
+    The share that decides whether a place is tried is rounded like the columns: the twin with a slightly
+    lower or higher limit bounds what may come out.
+    """
+    s = make_scene(order, n=30)
+    result = companions(s, s.with_masked(1e30), most=most)
+    twin = [
+        twins.score_companions(
+            s.coef, np.arange(30), s.x, s.y, s.basis, np.full(30, 0.3), HALF, OFFSET_X, OFFSET_Y,
+            limit, REACH, most, s.root, s.resid,
+        )
+        for limit in (LEAST + 1e-4, LEAST - 1e-4)
+    ]  # fmt: skip
+    sure = (twin[0] == twin[1]).all(axis=1)
+    assert np.count_nonzero(sure) > 25
+    assert np.count_nonzero(twin[0][:, 0] > 1) > 10
+    assert np.allclose(result[sure], twin[0][sure], rtol=1e-4, atol=1e-4)
+
+
+def test_companions_of_some_stars():
+    """Rows follow `which`; a star off the image has no companion, and an empty list none at all."""
+    s = make_scene(n=20)
+    every, which = companions(s, s.resid), np.array([11, 3, 7])
+    assert np.array_equal(companions(s, s.resid, which=which), every[which])
+    assert not every[3].any()
+    assert every[7].all()
+    assert companions(s, s.resid, which=np.zeros(0, np.int64)).shape == (0, 4)
+
+
+def blend(flux, noise, *, gap=0.0):
+    """Return one fitted star, where it stands in two equal ones `gap` FWHM apart on white noise, as a scene."""
+    psf, shape, at = gaussian(3.0, radius=10), (31, 33), np.array([16.2, 14.7])
+    x, y = at[:1] + np.array([-0.5, 0.5]) * gap * 3.0, at[[1, 1]]
+    data = render(psf, x, y, [flux / 2, flux / 2], shape)
+    data = data + np.random.default_rng(5).normal(0, noise, shape)
+    stamp = render(psf, at[:1], at[1:], [1.0], shape).astype(float)
+    flux = np.sum(stamp * data) / np.sum(stamp**2)
+    one = np.ones(1)
+    root = np.ones(shape, np.float32) / np.float32(noise)
+    resid = (data - flux * stamp).astype(np.float32)
+    return Scene(psf, at[:1].copy(), at[1:].copy(), one * flux, np.array([6]), root, resid)
+
+
+def test_companion_of_a_blend():
+    """Two stars 0.6 FWHM apart taken for one: a trial nearby gathers more than the best peak of the residual."""
+    s = blend(600.0, 1.0, gap=0.6)
+    prior = 1 / 600.0**2  # shifts of one pixel
+    ((gain, flux, x, y),) = companions(s, s.resid, prior=prior)
+    ny, nx = s.shape
+    py, px = (g.ravel().astype(float) for g in np.mgrid[:ny, :nx])
+    smooth = gaussian_filter(s.resid, 3.0 / 2.3548)
+    peak = ((smooth == maximum_filter(smooth, 3)) & (smooth > 0)).ravel()
+    at_peaks = scored(s, px[peak], py[peak], s.psf.basis(px[peak], py[peak]), s.resid, prior=prior)
+    assert gain > at_peaks[at_peaks[:, 2] > LEAST, 0].max()
+    assert gain > 16
+    assert 0 < flux < 600
+    assert abs(x - s.x[0]) > 3 * abs(y - s.y[0])  # along the line of the two
+
+
+def test_no_companion_of_a_single_star():
+    """A star whose model is right leaves noise; without noise it leaves nothing."""
+    s = blend(600.0, 1.0)
+    assert companions(s, s.resid, prior=1 / 600.0**2)[0, 0] < 9
+    assert not companions(s, np.zeros(s.shape, np.float32)).any()
+
+
+def test_threads_of_companions(same_bits):
+    s = make_scene(1, n=60)
+    same_bits(lambda: [companions(s, s.resid)])

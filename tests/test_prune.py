@@ -50,6 +50,17 @@ def test_threshold_is_a_setting_in_sigma(frames):
         assert len(Prune(nsigma=0.0)(frames, scaled).sources) == 3
 
 
+def test_undecided_split_goes(frames):
+    """Bright against the noise, but neighbours could as well have its light: flux below 1.7 marginal errors."""
+    given = stars([10.0, 10.0, 10.0, 1000.0]).changed(flux_err_marginal=np.array([6.0, 5.8, 20.0, 590.0]))
+    given = given.flagged("forced", np.array([False, False, True, False]))
+    left, removed = Prune()(frames, given)
+    np.testing.assert_array_equal(left.id, [1, 2])
+    assert removed == NONE | {"faint": 2}
+    assert len(Prune(marginal=1.9)(frames, given).sources) == 1
+    assert len(Prune(marginal=0.0)(frames, given).sources) == 4
+
+
 @pytest.mark.parametrize("flag", ["forced", "saturated"])
 def test_exempt_by_flag(frames, flag):
     """Stars of a list, and saturated ones, whose flux is uncertain, stay whatever their flux."""

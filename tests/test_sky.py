@@ -23,6 +23,7 @@ from crowdfit.stages.sky import (
     interpolate_blocks,
     mesh_pixels,
     usable_for_sky,
+    without_faint,
 )
 
 SHAPE = (120, 160)
@@ -58,8 +59,8 @@ def make(small_psf):
     return make
 
 
-def sky_of(stage, frame, pass_no=LATE):
-    (new,) = stage((frame,), Sources.empty(), pass_no=pass_no)
+def sky_of(stage, frame, sources=None, pass_no=LATE):
+    (new,) = stage((frame,), Sources.empty() if sources is None else sources, pass_no=pass_no)
     assert new.sky.dtype == np.float32
     assert new.sky.shape == frame.exposure.shape
     assert new.exposure is frame.exposure
@@ -352,3 +353,55 @@ def test_fitted_sky_is_unbiased_as_density_rises(pixels):
     unseen = flux[snr < (5 if pixels >= 50 else 7)].sum() / area / scene.noise
     error = 2.5 / 256
     assert -5 * error < bias < 1.1 * unseen + 5 * error
+
+
+class TestFaintStars:
+    """Stars near the limit belong to the image whose sky is taken."""
+
+    SNR = np.array([50.0, 20.0, 8.01, 7.99, 3.0, -2.0])
+
+    @pytest.fixture
+    def known(self, make):
+        """Return a frame with six stars of the S/N above in its model, and the stars."""
+        error = 11.0
+        stars = Sources.at(20.0 * np.arange(1, 7), np.full(6, 60.0), error * self.SNR)
+        stars = stars.changed(flux_err=np.full(6, error))
+        return make(LEVEL + noise()).rendered(stars), stars
+
+    @pytest.mark.parametrize(("limit", "n_left"), [(0.0, 5), (2.0, 5), (8.0, 3), (30.0, 1), (1e3, 0)])
+    def test_model_without_them(self, known, limit, n_left):
+        frame, stars = known
+        model = without_faint(frame, stars, limit).model
+        kept = frame.rendered(stars.take(np.arange(n_left)))
+        np.testing.assert_allclose(model, kept.model, rtol=0, atol=1e-4 * frame.model.max())
+
+    def test_errors_are_those_without_confusion(self, known):
+        """Confusion widens the errors and takes no star below the limit for that."""
+        frame, stars = known
+        confused = frame.with_(confusion=10.0 * NOISE**2)
+        ratio = confused.whitened.error_ratio
+        assert ratio > 1.2
+        wide = stars.changed(flux_err=stars.flux_err * ratio)
+        kept = without_faint(frame, stars, 8.0).model
+        np.testing.assert_allclose(without_faint(confused, wide, 8.0).model, kept, rtol=0, atol=1e-3)
+
+    def test_none_are_faint(self, known):
+        frame, stars = known
+        assert without_faint(frame, stars.take(np.arange(3)), 8.0) is frame
+        assert without_faint(frame, Sources.empty(), 8.0) is frame
+
+    @pytest.mark.parametrize("stage", [MeshSky, BlockSky])
+    def test_their_light_is_sky(self, make, small_psf, stage):
+        """With the limit at 0 the model counts whole; above it the mean of the faint light goes to the sky."""
+        rng, n, error = np.random.default_rng(6), 3000, NOISE * 4.0
+        stars = Sources.at(rng.uniform(0, SHAPE[1], n), rng.uniform(0, SHAPE[0], n), np.full(n, 3.0 * error))
+        stars = stars.changed(flux_err=np.full(n, error))
+        light = render(small_psf, stars.x, stars.y, stars.flux, SHAPE)
+        frame = make(LEVEL + noise() + light, light)
+        whole = sky_of(stage(mesh_px=CELL, least_snr=0), frame, stars)
+        np.testing.assert_array_equal(whole, sky_of(stage(mesh_px=CELL), frame))
+        assert whole.mean() == pytest.approx(LEVEL, abs=5 * IMAGE_ERROR)
+        lifted = sky_of(stage(mesh_px=CELL), frame, stars).mean() - LEVEL
+        assert 0.5 * light.mean() < lifted < 1.1 * light.mean()
+        early = [sky_of(stage(mesh_px=CELL, least_snr=snr), frame, stars, 0) for snr in (0, 8)]
+        np.testing.assert_array_equal(*early)  # passes with one median for all

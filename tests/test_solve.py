@@ -63,7 +63,7 @@ def test_normal_equations_are_satisfied(field, kind):
     root = np.sqrt(frame.fit_ivar)
     c = Columns.of(frame, start, root)
     design = twins.design(c.x, c.y, c.half, c.offset, c.stamps, SHAPE)
-    prior = shift_prior(frame, start.flux, EXACT[kind].shift_sigma * frame.psf.fwhm / 3)
+    prior = shift_prior(frame, start.flux, 0.15 * frame.psf.fwhm / 3)
     eq = Normal.of(c, SHAPE)
     unknowns = EXACT[kind].solve(c, eq, frame.resid * root, prior).unknowns.ravel()
     prior = np.outer(prior, [0, 1, 1]).ravel()
@@ -153,6 +153,22 @@ def test_position_errors(field, kind, make_frame):
     expected = 20.0 / 5000 * np.sqrt(8 * np.pi) * sigma2  # Gaussian on white noise
     assert seen == pytest.approx(expected, rel=0.02)
     assert np.isinf(unseen)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_marginal_errors(field, kind, make_frame):
+    """Filled where stars may shift: at least the isolated error, that of a star alone, many times it in a pair."""
+    _, start, frame = field
+    shifted = EXACT[kind]((frame,), start, shifts=True).sources
+    assert np.all(shifted.flux_err_marginal >= shifted.flux_err * (1 - 1e-6))
+    held = EXACT[kind]((frame,), shifted, shifts=False).sources
+    np.testing.assert_array_equal(held.flux_err_marginal, shifted.flux_err_marginal)
+    psf, truth = gaussian(3.0), Sources.at([20.0, 21.5, 60.0], [20.0, 20.0, 20.0], [1e3, 1e3, 1e3])
+    few = make_frame(psf, truth, (41, 81), noise=5.0).rendered(truth)
+    sources = EXACT[kind]((few,), truth, shifts=True).sources
+    ratio = sources.flux_err_marginal / sources.flux_err
+    assert ratio[:2].min() > 2
+    assert ratio[2] == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", EXACT)

@@ -65,3 +65,26 @@ def score_peaks(coef, px, py, basis_p, half, x, y, basis_s, prior, reach, most, 
             known = np.array(known).reshape(3 * len(chosen), weight.size).T
         out[p] = score_one(known, trial, left, np.outer(prior[chosen], [0, 1, 1]).ravel())
     return out
+
+
+def score_companions(
+    coef, which, x, y, basis, prior, half, offset_x, offset_y, least, reach, most, root, resid
+):
+    """Return delta chi^2, flux, x and y of the best trial star around each star `which`, 0 where none helps."""
+    out = np.zeros((len(which), 4))
+    for p, i in enumerate(which):
+        cols, rows = span(x[i], half, root.shape[1]), span(y[i], half, root.shape[0])
+        if not (cols.size and rows.size):
+            continue
+        weight = np.asarray(root, float)[np.ix_(rows, cols)]
+        left = (resid[np.ix_(rows, cols)] * weight).ravel()
+        chosen = nearest_members(x, y, x[i], y[i], reach, most)
+        planes = [at_pixels(coef, basis[j], x[j], y[j], cols, rows) * weight for j in chosen]
+        known = np.array(planes, float).reshape(3 * len(chosen), weight.size).T
+        both = np.outer(prior[chosen], [0, 1, 1]).ravel()
+        for xt, yt in zip(x[i] + offset_x, y[i] + offset_y, strict=True):
+            trial = (at_pixels(coef, basis[i], xt, yt, cols, rows)[0] * weight).ravel()
+            gain, flux, share = score_one(known, trial, left, both)
+            if share > least and gain > out[p, 0]:
+                out[p] = gain, flux, xt, yt
+    return out

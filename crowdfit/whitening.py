@@ -110,8 +110,8 @@ def convolved_psf(psf: EPSF, kernel: F64) -> EPSF:
     return psf.with_cube(np.stack([convolve(plane, sparse) for plane in psf.cube]).astype(np.float64))
 
 
-def mostly_masked(good: Mask, x: F64, y: F64, width: float) -> NDArray[np.int64]:
-    """Return the stars with more than a quarter of the pixels within a box of `width` pixels masked."""
+def partly_masked(good: Mask, x: F64, y: F64, width: float) -> NDArray[np.int64]:
+    """Return the stars with more than a tenth of the pixels within a box of `width` pixels masked."""
     if good.all() or not len(x):
         return np.zeros(0, np.int64)
     ny, nx = good.shape
@@ -119,7 +119,7 @@ def mostly_masked(good: Mask, x: F64, y: F64, width: float) -> NDArray[np.int64]
     share = scipy.ndimage.uniform_filter((~good).astype(np.float32), size, mode="nearest")
     row = np.clip(np.round(y).astype(int), 0, ny - 1)
     col = np.clip(np.round(x).astype(int), 0, nx - 1)
-    return np.flatnonzero(share[row, col] > 0.25)
+    return np.flatnonzero(share[row, col] > 0.1)
 
 
 def masked_planes(psf: EPSF, good: Mask, x: float, y: float, half: int, kernel: F64) -> F32:

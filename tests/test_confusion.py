@@ -7,7 +7,7 @@ from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
 from crowdfit.render import render
 from crowdfit.sources import Sources
-from crowdfit.stages.confusion import CELL, CountedConfusion, NoConfusion, crowding
+from crowdfit.stages.confusion import CountedConfusion, NoConfusion, crowding
 from crowdfit.stages.solve import Columns, Normal, PcgSolve
 from tests.reference import normal as twins
 

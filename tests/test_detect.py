@@ -601,10 +601,10 @@ class TestCompanions:
     def test_threshold(self, psf):
         """A threshold no pattern reaches finds none, nor do peaks; first passes have such a one."""
         frame, stars, _ = self.blends(psf, 0.6, 0.5)
-        assert len(ScoreDetect(nsigma=(100.0,))((frame,), stars, pass_no=2)) == len(stars)
+        assert len(ScoreDetect(nsigma=(100.0,), model_error=0.005)((frame,), stars, pass_no=2)) == len(stars)
         assert len(ScoreDetect(nsigma=(100.0,), companion_nsigma=(100.0,))((frame,), stars, pass_no=2)) == 0
         assert len(ScoreDetect(nsigma=(100.0,))((frame,), stars, pass_no=0)) == 0
 
     def test_single_stars_have_none(self, psf):
         frame, stars, _ = self.blends(psf, 0.0, 0.5)
-        assert len(ScoreDetect(companion_nsigma=(4.0,))((frame,), stars, pass_no=LATE)) == 0
+        assert len(ScoreDetect(nsigma=(5.0,), companion_nsigma=(4.0,))((frame,), stars, pass_no=LATE)) == 0

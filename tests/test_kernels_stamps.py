@@ -105,8 +105,9 @@ def test_blended_stamps(order):
     start = np.zeros((3, s.sizes.sum()), np.float32)
     kernels.fill_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, start)
     rng = np.random.default_rng(3)
-    for share in (np.zeros(s.root.shape), np.ones(s.root.shape), rng.uniform(0, 1, s.root.shape) * (rng.random(s.root.shape) < 0.3)):
-        share = share.astype(np.float32)
+    some = rng.uniform(0, 1, s.root.shape) * (rng.random(s.root.shape) < 0.3)
+    for values in (np.zeros(s.root.shape), np.ones(s.root.shape), some):
+        share = values.astype(np.float32)
         out = (0.5 * start).astype(np.float32)
         expected = twins.blend_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, share, out)
         kernels.blend_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, share, out)

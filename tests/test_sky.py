@@ -125,8 +125,8 @@ class TestBoth:
         frame = make(plane(80.0) + noise(), model, mask)
         expected = np.median((frame.exposure.data - frame.model)[~mask])
         for pass_no in (0, 1):
-            np.testing.assert_array_equal(sky_of(stage, frame, pass_no), np.full(SHAPE, expected))
-        assert np.ptp(sky_of(stage, frame, 2)) > 40
+            np.testing.assert_array_equal(sky_of(stage, frame, pass_no=pass_no), np.full(SHAPE, expected))
+        assert np.ptp(sky_of(stage, frame, pass_no=2)) > 40
 
     def test_scales_with_the_image(self, stage, make):
         """Nothing in counts: an image in other units has the sky in those units (float32: 1e-5 of the level)."""
@@ -142,7 +142,7 @@ class TestBoth:
     def test_no_flat_passes(self, stage, make):
         """For nebulosity the first pass may follow the sky already."""
         curved = type(stage)(mesh_px=CELL, flat_passes=0)
-        assert np.ptp(sky_of(curved, make(plane(80.0) + noise()), 0)) > 40
+        assert np.ptp(sky_of(curved, make(plane(80.0) + noise()), pass_no=0)) > 40
 
 
 def test_global_median_is_of_data_minus_model(make):
@@ -403,5 +403,5 @@ class TestFaintStars:
         assert whole.mean() == pytest.approx(LEVEL, abs=5 * IMAGE_ERROR)
         lifted = sky_of(stage(mesh_px=CELL), frame, stars).mean() - LEVEL
         assert 0.5 * light.mean() < lifted < 1.1 * light.mean()
-        early = [sky_of(stage(mesh_px=CELL, least_snr=snr), frame, stars, 0) for snr in (0, 8)]
+        early = [sky_of(stage(mesh_px=CELL, least_snr=snr), frame, stars, pass_no=0) for snr in (0, 8)]
         np.testing.assert_array_equal(*early)  # passes with one median for all

@@ -11,7 +11,8 @@ from crowdfit import flags
 from crowdfit.sources import Sources
 
 DTYPES = {
-    "x": "f8", "y": "f8", "flux": "f8", "flux_err": "f8", "flux_err_marginal": "f8", "id": "i8", "pass_no": "i4", "flags": "u4"
+    "x": "f8", "y": "f8", "flux": "f8", "flux_err": "f8", "flux_err_marginal": "f8", "id": "i8",
+    "pass_no": "i4", "flags": "u4"
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class CountedConfusion:
         depth = min(float(np.quantile(flux, self.depth)), 12 * float(frame.isolated_error(np.zeros(1))[0]))
         octaves = np.histogram(flux, depth * np.array([1.0, 2.0, 4.0]))[0].astype(float)
         slope = float(np.clip(np.log2(max(octaves[0], 1.0) / max(octaves[1], 1.0)), 0.3, 1.5))
-        share = float(octaves[0] / np.log(2) / len(flux))
+        share = float(slope * octaves[0] / (1 - 2**-slope) / len(flux))
         density = crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm)
         return share * density * depth**2 / (2 - slope)
 

@@ -187,7 +187,8 @@ class ScoreDetect:
         pixels of a star, so `error` times the star's own S/N counts as one sigma more.
         """
         psf, (ny, nx) = frame.psf, frame.exposure.shape
-        snr = sources.flux / frame.plain_error(sources)
+        # stars that no solve has seen yet have no error
+        snr = sources.flux / np.maximum(frame.plain_error(sources), frame.isolated_error(np.zeros(1)))
         limit = nsigma[frame.nearest_pixel(sources)] * np.hypot(1, error * snr)
         bright = snr > 3 * limit
         which, limit = np.flatnonzero(bright), limit[bright]

@@ -22,7 +22,7 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.whitening import masked_planes, mostly_masked
+from crowdfit.whitening import masked_planes, partly_masked
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
@@ -97,7 +97,7 @@ class Columns:
         fill_stamps(psf.coef, psf.basis(x, y), x, y, half, offset, stamps)
         if kernel is not None:
             good = frame.exposure.good
-            for i in mostly_masked(good, x, y, frame.psf.fwhm):
+            for i in partly_masked(good, x, y, frame.psf.fwhm):
                 planes = masked_planes(frame.psf, good, x[i], y[i], int(half[i]), kernel)
                 stamps[:, offset[i] : ends[i]] = planes.reshape(3, -1)
             blend_stamps(
@@ -225,7 +225,7 @@ class PcgSolve(Solver):
 
     kind: Literal["pcg"] = "pcg"
     tolerance: float = Field(
-        default=0.05, gt=0, description="stop when no unknown would move by more than this, in sigma"
+        default=0.02, gt=0, description="stop when no unknown would move by more than this, in sigma"
     )
     final_tolerance: float = Field(default=0.002, gt=0, description="the same for the last, flux-only pass")
     max_iter: int = Field(

@@ -118,7 +118,7 @@ class ScoreDetect:
 
     kind: Literal["score"] = "score"
     nsigma: Schedule = Field(
-        default=(10.0, 10.0, 4.0, 3.2),
+        default=(10.0, 10.0, 4.0),
         min_length=1,
         description="threshold by pass, in sigma; the last value repeats",
     )

@@ -30,7 +30,7 @@ class Prune:
 
     kind: Literal["significance"] = "significance"
     nsigma: float = Field(
-        default=3.5, ge=0, description="drop sources whose flux is below this many errors without confusion"
+        default=4.0, ge=0, description="drop sources whose flux is below this many errors without confusion"
     )
     marginal: float = Field(
         default=1.7,

@@ -27,6 +27,7 @@ from crowdfit.psf.initial import BlindPsf, GivenPsf
 from crowdfit.stages.base import STRICT
 from crowdfit.stages.centroid import DerivativeStep, NoStep, WeightedStep
 from crowdfit.stages.detect import CrowdsourceDetect, NoDetect, ScoreDetect, SepDetect
+from crowdfit.stages.nebula import NebulaSky
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
@@ -64,7 +65,7 @@ class Config:
     input: InputOptions = InputOptions()
     psf: Annotated[BlindPsf | GivenPsf, _KINDS, _STAGE] = BlindPsf()
     stamps: StampSizes = StampSizes()
-    sky: Annotated[MeshSky | BlockSky | FixedSky, _KINDS, _STAGE] = MeshSky()
+    sky: Annotated[MeshSky | BlockSky | NebulaSky | FixedSky, _KINDS, _STAGE] = MeshSky()
     detect: Annotated[ScoreDetect | CrowdsourceDetect | SepDetect | NoDetect, _KINDS, _STAGE] = ScoreDetect()
     solve: Annotated[PcgSolve | LsqrSolve, _KINDS, _STAGE] = PcgSolve()
     centroid: Annotated[DerivativeStep | WeightedStep | NoStep, _KINDS, _STAGE] = DerivativeStep()

@@ -84,6 +84,8 @@ class Frame:
         FWHM of the first PSF (pix), by which later ones are judged.
     psf_quality : PsfQuality or None
         How the PSF was made; None while it is as given.
+    structure : ndarray (ny, nx) float32 or None
+        Noise of a pixel that stands for structure of the sky which is not in `sky` (image unit); None: no such.
     """
 
     exposure: Exposure
@@ -93,6 +95,7 @@ class Frame:
     stamps: StampSizes = field(default_factory=StampSizes)
     first_fwhm: float = np.nan
     psf_quality: PsfQuality | None = None
+    structure: Image | None = None
 
     @classmethod
     def start(cls, exposure: Exposure, psf: EPSF, stamps: StampSizes) -> "Frame":
@@ -107,8 +110,9 @@ class Frame:
 
     @cached_property
     def fit_ivar(self) -> Image:
-        """Inverse variance with the photons of the model (image unit^-2)."""
-        return self.exposure.fit_ivar(self.model)
+        """Inverse variance with the photons of the model and the structure of the sky (image unit^-2)."""
+        ivar = self.exposure.fit_ivar(self.model)
+        return ivar if self.structure is None else ivar / (1 + ivar * self.structure * self.structure)
 
     @cached_property
     def noise(self) -> float:

@@ -29,6 +29,8 @@ OVERLAP = 1.72
 the squared overlaps of a quadratic B-spline with its neighbours, 1.3108 on each axis."""
 NEARBY = 5
 """Side of the window in which the power of a surface is measured (splines)."""
+PHASES = 4
+"""Positions of a star between two knots, per axis, over which its share is averaged."""
 SEEN = 0.1
 """Splines with less than this share of the typical weight on usable pixels stay out."""
 
@@ -49,6 +51,20 @@ class Surface(NamedTuple):
         own = products(self.rows, 0).T @ weight @ products(self.cols, 0)
         return np.asarray(self.rows.T @ (weight * image) @ self.cols), np.asarray(own)
 
+    def typical(self, own: F64) -> tuple[NDArray[np.bool_], F64]:
+        """Return which splines see enough usable pixels, and ``sum w B^2`` of a whole spline nearby, (ky, kx).
+
+        Parameters
+        ----------
+        own : ndarray (ky, kx) float64
+            ``sum w B^2`` of each spline on the usable pixels of the image.
+        """
+        whole = np.outer(*(np.asarray(products(axis, 0).sum(axis=0)).ravel() for axis in self))
+        mean = own / np.maximum(whole, 1e-12)
+        seen = mean > SEEN * np.median(mean)
+        nearby = median_filter(fill_holes(np.where(seen, mean, np.nan)), NEARBY, mode="nearest")
+        return seen, np.asarray(whole.max() * nearby)
+
     def excess(self, image: F64, weight: F64) -> F64:
         """Return by how much the variance of the projections exceeds that of noise nearby, in its units, (ky, kx).
 
@@ -60,7 +76,7 @@ class Surface(NamedTuple):
             Its inverse variance; 0 = not used.
         """
         target, own = self.projection(image, weight)
-        seen = own > SEEN * np.median(own)
+        seen, _ = self.typical(own)
         signif = np.where(seen, np.abs(target) / np.sqrt(np.where(seen, own, 1)), np.nan)
         scatter = MAD * median_filter(fill_holes(signif), NEARBY, mode="nearest")
         return np.asarray(np.maximum(scatter**2 - 1, 0))
@@ -68,11 +84,12 @@ class Surface(NamedTuple):
     def fitted(self, image: F64, weight: F64, excess: F64) -> F64:
         """Return the surface that the image asks for, (ny, nx), its prior as wide as `excess` (ky, kx) says."""
         target, own = self.projection(image, weight)
-        free = ((excess > 0) & (own > SEEN * np.median(own))).ravel()
+        seen, typical = self.typical(own)
+        free = (seen & (excess > 0)).ravel()
         if not free.any():
             return np.zeros_like(image)
         # a coefficient that stays out is 0; the unit diagonal keeps the system regular
-        prior = np.where(free, OVERLAP * own.ravel() / np.where(free, excess.ravel(), 1), 1.0)
+        prior = np.where(free, OVERLAP * typical.ravel() / np.where(free, excess.ravel(), 1), 1.0)
         keep = diags_array(free.astype(float))
         system = (keep @ self.normal(weight) @ keep + diags_array(prior)).tocsr()
         scale = diags_array(1 / system.diagonal())
@@ -112,21 +129,30 @@ def trust(excess: F64) -> F64:
 def star_share(psf: F64, spacing: float) -> float:
     """Return the share of the light of a star that a surface without prior takes, as a matched filter sees it.
 
-    ``P^T H P / P^T P`` with the projector H on the splines, for a star on the middle of a patch.
+    ``P^T H P / P^T P`` with the projector H on the splines, mean over positions between the knots.
 
     Parameters
     ----------
     psf : ndarray (m, m) float64
-        Stamp of the star, m odd.
+        Stamp of the star.
     spacing : float
         Distance of the knots (pix).
     """
-    pad = int(np.ceil(2 * spacing))
-    image = np.pad(psf, pad)
-    surface = Surface.of(image.shape, spacing)
-    normal = surface.normal(np.ones_like(image)).toarray()
-    target = (surface.rows.T @ image @ surface.cols).ravel()
-    return float(target @ np.linalg.solve(normal, target) / np.sum(psf**2))
+    spans = int(np.ceil(psf.shape[0] / spacing)) + 5
+    side = int(round(spans * spacing)) + 1
+    surface = Surface.of((side, side), spacing)
+    first = (side - psf.shape[0]) // 2
+    steps = np.unique(np.round(np.arange(PHASES) * spacing / PHASES).astype(int))
+    targets = []
+    for dy in steps:
+        for dx in steps:
+            image = np.zeros((side, side))
+            image[first + dy :, first + dx :][: psf.shape[0], : psf.shape[1]] = psf
+            targets.append((surface.rows.T @ image @ surface.cols).ravel())
+    target = np.stack(targets, axis=1)
+    normal = surface.normal(np.ones((side, side))).toarray()
+    taken = np.sum(target * np.linalg.lstsq(normal, target)[0], axis=0)
+    return float(np.mean(taken) / np.sum(psf**2))
 
 
 def _splines(n: int, spacing: float) -> csr_array:

@@ -13,7 +13,7 @@ LAYERS = (
     ("errors", "flags", "exposure", "sources", "world", "neighbours", "memory", "stages.base", ""),
     ("_kernels",),
     ("psf", "render"),
-    ("frame", "stages", "photometry", "io.options"),
+    ("frame", "stages", "photometry", "surface", "io.options"),
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),
     ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "match"),

@@ -94,6 +94,11 @@ class FitResult:
         return self.frame.sky
 
     @property
+    def structure(self) -> Image | None:
+        """Noise per pixel that stands for structure of the sky, (ny, nx), image unit; None when not measured."""
+        return self.frame.structure
+
+    @property
     def model(self) -> Image:
         """Sum of all stars without sky, (ny, nx), image unit."""
         return self.frame.model

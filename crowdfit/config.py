@@ -28,6 +28,7 @@ from crowdfit.stages.base import STRICT
 from crowdfit.stages.centroid import DerivativeStep, NoStep, PeakStep, WeightedStep
 from crowdfit.stages.confusion import CountedConfusion, NoConfusion
 from crowdfit.stages.detect import CrowdsourceDetect, NoDetect, ScoreDetect, SepDetect
+from crowdfit.stages.nebula import NebulaSky
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
@@ -65,7 +66,7 @@ class Config:
     input: InputOptions = InputOptions()
     psf: Annotated[BlindPsf | GivenPsf, _KINDS, _STAGE] = BlindPsf()
     stamps: StampSizes = StampSizes()
-    sky: Annotated[MeshSky | BlockSky | FixedSky, _KINDS, _STAGE] = MeshSky()
+    sky: Annotated[MeshSky | BlockSky | NebulaSky | FixedSky, _KINDS, _STAGE] = MeshSky()
     detect: Annotated[ScoreDetect | CrowdsourceDetect | SepDetect | NoDetect, _KINDS, _STAGE] = ScoreDetect()
     confusion: Annotated[CountedConfusion | NoConfusion, _KINDS, _STAGE] = CountedConfusion()
     solve: Annotated[PcgSolve | LsqrSolve, _KINDS, _STAGE] = PcgSolve()

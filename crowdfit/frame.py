@@ -87,6 +87,8 @@ class Frame:
         How the PSF was made; None while it is as given.
     confusion : float
         Sum of the squared fluxes of undetected stars per pixel (image unit^2): noise with the PSF's spectrum.
+    structure : ndarray (ny, nx) float32 or None
+        Noise of a pixel that stands for structure of the sky which is not in `sky` (image unit); None: no such.
     """
 
     exposure: Exposure
@@ -97,6 +99,7 @@ class Frame:
     first_fwhm: float = np.nan
     psf_quality: PsfQuality | None = None
     confusion: float = 0.0
+    structure: Image | None = None
 
     @classmethod
     def start(cls, exposure: Exposure, psf: EPSF, stamps: StampSizes) -> "Frame":
@@ -111,8 +114,9 @@ class Frame:
 
     @cached_property
     def fit_ivar(self) -> Image:
-        """Inverse variance with the photons of the model (image unit^-2)."""
-        return self.exposure.fit_ivar(self.model)
+        """Inverse variance with the photons of the model and the structure of the sky (image unit^-2)."""
+        ivar = self.exposure.fit_ivar(self.model)
+        return ivar if self.structure is None else ivar / (1 + ivar * self.structure * self.structure)
 
     @cached_property
     def model_error(self) -> float:

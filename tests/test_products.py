@@ -41,6 +41,7 @@ def result():
         model=plane[0],
         sky=plane[1],
         residual=plane[2],
+        structure=None,
         metadata=METADATA,
     )
 
@@ -71,6 +72,14 @@ def test_fit_image(tmp_path, result):
         primary = hdus[0].header
         assert primary["CROWDFIT"] == "0.1.0"
         assert primary["CONF0002"] == "  kind: mesh"
+
+
+def test_structure_noise_is_written_where_there_is_such(tmp_path, result):
+    result.structure = np.full((20, 30), 2.5, np.float32)
+    with fits.open(write_products(result, tmp_path)[-1]) as hdus:
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "MODEL", "SKY", "RESIDUAL", "STRUCTURE", "PSF"]
+        np.testing.assert_array_equal(hdus["STRUCTURE"].data, result.structure)
+        assert hdus["STRUCTURE"].header["BUNIT"] == "MJy/sr"
 
 
 def test_without_wcs(tmp_path, result):

@@ -80,11 +80,11 @@ def write_products(
 
 
 def write_fit_image(result: "FitResult", path: str | Path) -> Path:
-    """Write MODEL, SKY, RESIDUAL and PSF as extensions of one FITS file.
+    """Write MODEL, SKY, RESIDUAL and PSF as extensions of one FITS file, and STRUCTURE where the sky has such.
 
-    RESIDUAL is data - sky - model, and 0 where a pixel is not used. The image extensions carry the WCS and
-    the unit; the primary header holds the metadata. PSF is the table with OVERSAMP samples per pixel, its
-    values per native pixel.
+    RESIDUAL is data - sky - model, and 0 where a pixel is not used; STRUCTURE is noise (`Frame.structure`). The
+    image extensions carry the WCS and the unit; the primary header holds the metadata. PSF is the table with
+    OVERSAMP samples per pixel, its values per native pixel.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     add_metadata(primary.header, result.metadata)
     header = image_header(result.exposure)
     planes = {"MODEL": result.model, "SKY": result.sky, "RESIDUAL": result.residual}
+    if result.structure is not None:
+        planes["STRUCTURE"] = result.structure
     images = [
         fits.ImageHDU(np.asarray(plane, np.float32), header=header, name=name)
         for name, plane in planes.items()

@@ -103,12 +103,22 @@ def image_facts(result: "FitResult") -> list[Fact]:
         Fact("pixels not used", f"{count(n_masked)} ({percent(n_masked, exposure.data.size)})"),
         Fact("of these saturated", count(int(np.count_nonzero(exposure.saturated)))),
         Fact("median sky", f"{digits(float(np.median(result.frame.sky)), '.4g')} {exposure.unit}".strip()),
+        *_structure(result.frame),
         Fact("sources", count(len(result.sources))),
         Fact("PSF", f"FWHM {psf.fwhm:.2f} pix, {shape_text(psf)}"),
         Fact("passes", count(len(result.history))),
         Fact("crowdfit", __version__),
     ]
     return [*facts[:2], *_sky_position(exposure), *facts[2:]]
+
+
+def _structure(frame: Frame) -> list[Fact]:
+    """Return the structure noise of the sky, if the fit knows of any."""
+    if frame.structure is None:
+        return []
+    middle = float(np.median(frame.structure[frame.exposure.good]))
+    text = f"{digits(middle, '.3g')} {frame.exposure.unit}".strip()
+    return [Fact("structure of the sky, as noise per pixel (median)", text)]
 
 
 def _celestial(exposure: Exposure) -> bool:

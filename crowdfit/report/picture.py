@@ -66,24 +66,32 @@ def picture_of_files(
     InputError
         If a file cannot be read, is not a fit, or the two do not belong together.
     """
-    model, sky, resid = _read_fit(fit)
+    model, sky, resid, structure = _read_fit(fit)
     exposure = read_exposure(image, load_config(config).input)
     if exposure.shape != model.shape:
         raise InputError(
             f"{fit}: shape {model.shape}, but {image} has {exposure.shape}; give the image fitted"
         )
-    planes = Planes(exposure.data, sky + model, resid, exposure.fit_ivar(model))
+    ivar = exposure.fit_ivar(model)
+    planes = Planes(exposure.data, sky + model, resid, ivar / (1 + ivar * structure * structure))
     return _draw(planes, size, centre)
 
 
 def _read_fit(path: str | Path) -> list[Image]:
-    """Return model, sky and residual of a fit."""
+    """Return model, sky, residual and structure noise of a fit; the last is 0 where the fit has none."""
     names = ("MODEL", "SKY", "RESIDUAL")
     try:
         with fits.open(path) as hdus:
             missing = [name for name in names if name not in hdus]
             if not missing:
-                return [np.asarray(hdus[name].data, np.float32) for name in names]
+                planes = [np.asarray(hdus[name].data, np.float32) for name in names]
+                has_structure = "STRUCTURE" in hdus
+                last = (
+                    np.asarray(hdus["STRUCTURE"].data, np.float32)
+                    if has_structure
+                    else np.zeros_like(planes[0])
+                )
+                return [*planes, last]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); give the file *_fit.fits of a run") from error
     raise InputError(f"{path}: no extension {', '.join(missing)}; give the file *_fit.fits of a run")

@@ -8,8 +8,8 @@ Where they vary by noise alone the surface is 0: a Wiener filter of one scale th
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # scipy.interpolate is imported when it is first used
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from scipy.ndimage import median_filter
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.linalg import cg
@@ -161,4 +161,4 @@ def _splines(n: int, spacing: float) -> csr_array:
     step = (n - 1) / spans
     knots = step * np.arange(-DEGREE, spans + DEGREE + 1)
     inside = np.minimum(np.arange(n), (n - 1) * (1 - 1e-12))
-    return csr_array(BSpline.design_matrix(inside, knots, DEGREE))
+    return csr_array(scipy.interpolate.BSpline.design_matrix(inside, knots, DEGREE))

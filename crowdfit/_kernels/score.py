@@ -210,12 +210,13 @@ def score_companions(
                 matrix[u, u] += prior[chosen[u // 3]]
         factorize(matrix, n)
         forward_solve(matrix, n, g)
+        first_pixel = np.int64(0)  # a bare 0 would be a literal, a type of its own to numba
         for t in range(offset_x.size):
             xt, yt = x[i] + offset_x[t], y[i] + offset_y[t]
             columns[n, :] = np.float32(0)
             trial = columns[n].reshape((rows, cols))
             # whole pixels off both ways, the star lies in its pixel as before
-            add_window(coef, basis[i], xt - col0, yt - row0, 1.0, 0, cols, 0, rows, trial)
+            add_window(coef, basis[i], xt - col0, yt - row0, 1.0, first_pixel, cols, first_pixel, rows, trial)
             scale_row(columns[n], columns[n + 2])
             for u in range(n):
                 b[u] = dot_rows(columns[u], columns[n])

@@ -339,6 +339,9 @@ def test_interrupt_is_not_lost_in_a_callback():
 import signal, time, weakref
 import crowdfit.__main__, crowdfit.cli
 
+# a shell has its background jobs ignore the signal, and they hand that on
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Thing:
     pass
 

@@ -28,37 +28,44 @@ def image_of(s, masked=0.0):
 
 
 def tables(s, s_knots, side, image, reach=3.6):
-    """Return the summed normal matrix, dense, and vector of the table."""
-    matrices, vectors = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, side, side))
+    """Return the normal equations of the table and of the constant, by part of the stars."""
+    equations = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, 2, side, side)), np.zeros((PARTS, 2))
     kernels.accumulate_table(
-        (s.coef, s.coef), s.x, s.y, s.flux, reach, s_knots, TRUST, CLIP, image, matrices, vectors
+        (s.coef, s.coef), s.x, s.y, s.flux, reach, s_knots, TRUST, CLIP, image, *equations
     )
-    return matrices, vectors
+    return equations
+
+
+def assert_same_equations(matrix, vectors, sums, dense, expected):
+    """Stencils, border and sums against one dense matrix; single-precision models enter target and weight."""
+    given = np.block(
+        [[twins.stencil_to_dense(matrix), vectors[1].reshape(-1, 1)], [vectors[1].reshape(1, -1), sums[1]]]
+    )
+    right = np.append(vectors[0].ravel(), sums[0])
+    for part in (np.s_[:-1, :-1], np.s_[-1:, :-1], np.s_[-1:, -1:]):
+        assert np.allclose(given[part], dense[part], rtol=1e-5, atol=1e-6 * dense[part].max())
+    for part in (np.s_[:-1], np.s_[-1:]):
+        assert np.allclose(right[part], expected[part], rtol=1e-5, atol=1e-6 * np.abs(expected[part]).max())
 
 
 @pytest.mark.parametrize(("knots", "side"), [(1, 11), (2, 13), (3, 27)])
 def test_table(knots, side):
     """Fewer and more knots than the stars' pixels reach; stars on the border and off the image."""
     s = make_scene(n=9)
-    matrices, vectors = tables(s, knots, side, image_of(s, 1e30))
-    matrix, vector = twins.accumulate_table(
+    equations = tables(s, knots, side, image_of(s, 1e30))
+    expected = twins.accumulate_table(
         (s.coef, s.coef), s.x, s.y, s.flux, 3.6, knots, TRUST, CLIP, image_of(s), side
     )
-    # single-precision models enter target and weight
-    assert np.allclose(
-        twins.stencil_to_dense(matrices.sum(axis=0)), matrix, rtol=1e-5, atol=1e-6 * matrix.max()
-    )
-    assert np.allclose(vectors.sum(axis=0).ravel(), vector, rtol=1e-5, atol=1e-6 * np.abs(vector).max())
+    assert_same_equations(*(part.sum(axis=0) for part in equations), *expected)
 
 
 def test_one_star_of_the_table():
     s = make_scene(n=8)
     coefs, rest = (s.coef, s.coef), (TRUST, CLIP, image_of(s))
-    matrix, vector = np.zeros((13, 13, 7, 7)), np.zeros((13, 13))
-    kernels.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, matrix, vector)
-    dense, expected = twins.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, 13)
-    assert np.allclose(vector.ravel(), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
-    assert np.allclose(twins.stencil_to_dense(matrix), dense, rtol=1e-5, atol=1e-6 * dense.max())
+    equations = np.zeros((13, 13, 7, 7)), np.zeros((2, 13, 13)), np.zeros(2)
+    kernels.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, *equations)
+    expected = twins.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, 13)
+    assert_same_equations(*equations, *expected)
 
 
 def profiles(s, basis, image, reach):

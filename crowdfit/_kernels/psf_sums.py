@@ -23,13 +23,14 @@ def robust_weight(ivar, resid, own, total, trust, clip):
 
 
 @kernel
-def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, vector):
-    """Add the equations ``resid + flux Q(u) = flux sum_j beta_j(u) t_j`` of one star, pixels within `reach`.
+def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, vectors, sums):
+    """Add the equations ``resid + flux Q(u) = flux sum_j beta_j(u) t_j + c`` of one star, pixels within `reach`.
 
     image : model of all stars, residual and inverse variance, each (ny, nx) float32; trust, clip : see
     `robust_weight`; coefs : tables of the present PSF and of Q, the part of it that is being replaced;
-    matrix (g, g, 7, 7), vector (g, g) float64: normal equations of the spline coefficients t on a grid of `s`
-    knots per pixel.
+    matrix (g, g, 7, 7), vectors (2, g, g), sums (2,) float64: normal equations of the spline coefficients t on a
+    grid of `s` knots per pixel, and of the constant c that all stars share: t with t, t with the right side and
+    with c, c with the right side and with c.
     """
     model, resid, ivar = image
     ny, nx = resid.shape
@@ -61,24 +62,31 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, v
             if row < 0 or col < 0 or row + 3 >= matrix.shape[0] or col + 3 >= matrix.shape[0]:
                 continue
             scale = w * flux * flux
+            sums[0] += w * target
+            sums[1] += w
             for a in range(4):
                 for b in range(4):
                     first = wy[a] * wx[b]
-                    vector[row + a, col + b] += w * flux * first * target
+                    vectors[0, row + a, col + b] += w * flux * first * target
+                    vectors[1, row + a, col + b] += w * flux * first
                     for e in range(4):
                         for f in range(4):
                             matrix[row + a, col + b, 3 + e - a, 3 + f - b] += scale * first * wy[e] * wx[f]
 
 
 @tile_kernel
-def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, vectors):
-    """Fill matrices (m, g, g, 7, 7) and vectors (m, g, g): star i goes to part i % m, so threads share nothing."""
+def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, vectors, sums):
+    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2), star i in part i % m.
+
+    Threads share nothing, and the parts are random shares of the stars.
+    """
     parts = matrices.shape[0]
     for part in prange(parts):
         for i in range(part, x.size, parts):
             add_star_to_table(
-                coefs, x[i], y[i], flux[i], reach, s, trust, clip, image, matrices[part], vectors[part]
-            )
+                coefs, x[i], y[i], flux[i], reach, s, trust, clip, image, matrices[part], vectors[part],
+                sums[part],
+            )  # fmt: skip
 
 
 @kernel

@@ -1,14 +1,16 @@
 """The PSF measured on the crowded image itself.
 
-Every pixel of every chosen star, cleaned of its neighbours, is one linear equation in the PSF. Two linear
-fits follow each other: a *profile*, radial B-splines of the elliptical radius out to where the brightest star
-drowns in noise, which is the baseline and the wings; then a *table* of oversampled B-spline coefficients
-for the departures from that profile in the core. Stars are never shifted or resampled, which would broaden
-an undersampled PSF (C032); where the data say little the table falls back to the profile by a smoothness
-prior, and the profile to its own previous form, so that noise does not creep into the wings.
+Every pixel of every chosen star, cleaned of its neighbours, is one linear equation in the PSF. Two linear fits follow
+each other: a *profile*, radial B-splines of the elliptical radius out to where the brightest star drowns in noise,
+which is the baseline and the wings; then a *table* of oversampled B-spline coefficients for the departures from that
+profile, coarse out to where spikes and rings are seen and fine in the core. Stars are never shifted or resampled,
+which would broaden an undersampled PSF (C032). Where the data say little the table falls back to the profile, by a
+prior as wide as lets one half of the stars foretell the other half best, and the profile to its own previous form, so
+that noise does not creep into the wings.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported when they are first used
@@ -25,8 +27,14 @@ PARTS = 8
 """Partial sums that threads fill; fixed, so that the result does not depend on the number of threads."""
 FINE = 50
 """Samples per pixel of the tabulated radial basis."""
-TABLE_REACH = 5.0
+TABLE_REACH = 10.0
 """Half width of the table of departures at most (FWHM)."""
+CORE_REACH = 2.5
+"""Half width of the part of it that is sampled finely (FWHM)."""
+MOST_KNOTS = 60
+"""Half width of the table of departures at most (knots): what its equations cost grows as the fourth power."""
+SHARES = (0.1, 1 / 3, 1.0, 3.0, 10.0)
+"""Prior widths of the table of departures that are tried, over the profile."""
 CLIP = 4.0
 """Residuals beyond this many sigma lose weight: undetected neighbours, cosmic rays."""
 
@@ -176,12 +184,12 @@ def radial_values(psf: EPSF, ellipse: Ellipse, basis: RadialBasis) -> F64:
 def fit_profile(
     stars: StarPixels, psf: EPSF, ellipse: Ellipse, basis: RadialBasis, reach: F64
 ) -> tuple[F64, F64]:
-    """Return profile coefficients and their errors.
+    """Return profile coefficients, and the error of their mean `around` each radius.
 
     The prior is the present profile within half of itself, so that radii without information stay as they are;
     its width is never below half of an r^-3.5 wing, so that a wing lost in an early pass can come back.
     """
-    n = basis.n
+    n, fwhm = basis.n, psf.fwhm
     matrices, vectors = np.zeros((PARTS, n, n)), np.zeros((PARTS, n))
     accumulate_profile(
         psf.coef, stars.x, stars.y, stars.flux, reach, np.array([ellipse.a, ellipse.b, ellipse.c]),
@@ -189,30 +197,52 @@ def fit_profile(
     )  # fmt: skip
     matrix, vector = matrices.sum(axis=0), vectors.sum(axis=0)
     prior = radial_values(psf, ellipse, basis)
-    edge = 1.5 * psf.fwhm
+    edge = 1.5 * fwhm
     wing = float(basis.values(prior, np.array([edge]))[0]) * (np.maximum(basis.centres, edge) / edge) ** -3.5
     scale = np.maximum(np.abs(prior), wing)
     precision = 1 / (0.5 * scale) ** 2
-    total = matrix + np.diag(precision)
-    coefs = basis.mirrored(np.linalg.solve(total, vector + precision * prior))
-    err = np.sqrt(np.maximum(np.diag(np.linalg.inv(total)), 0))
+    covariance = np.linalg.inv(matrix + np.diag(precision))
+    coefs = basis.mirrored(covariance @ (vector + precision * prior))
+    # what the stars say of the mean height around each radius: the errors without the part that the prior has in them
+    mean = around(basis.centres, fwhm)
+    with_prior, of_prior = quadratic(mean, covariance), (mean**2) @ (1 / precision)
+    err = 1 / np.sqrt(np.maximum(1 / with_prior - 1 / of_prior, 1e-9 / of_prior))
     return coefs, err
 
 
-def extrapolated(basis: RadialBasis, coefs: F64, err: F64, fwhm: float) -> F64:
-    """Return the profile with a power law beyond the radius where it is known to better than a third.
+def quadratic(rows: F64, matrix: F64) -> F64:
+    """Return r^T M r for every row r."""
+    return np.asarray(np.einsum("ij,jk,ik->i", rows, matrix, rows))
 
-    The slope is that of the last well-known factor two in radius, between r^-2.5 and r^-6.
+
+def around(radius: F64, fwhm: float) -> F64:
+    """Return the matrix that averages a profile over a ring and the gap next to it: radii within a FWHM, or 20 %.
+
+    What is averaged is the profile times r^3.5, and the factor taken out again, so that the average is no higher
+    than a smooth wing is.
+    """
+    near = np.abs(radius - radius[:, None]) <= np.maximum(fwhm, 0.2 * radius)[:, None]
+    flat = np.maximum(radius, 0.5 * fwhm) ** 3.5
+    return np.asarray(near / near.sum(axis=1, keepdims=True) * flat / flat[:, None])
+
+
+def extrapolated(basis: RadialBasis, coefs: F64, err: F64, fwhm: float) -> F64:
+    """Return the profile with a power law beyond the radius where its mean height is known to a fifth of itself.
+
+    `err` is the error of the mean `around` each radius: the gap between two diffraction rings is no end of the
+    profile. The slope is that of the last well-known factor two in radius, between r^-2.5 and r^-6.
     """
     radius, level = basis.centres, coefs.copy()
-    bad = (level < 3 * err) & (radius > 1.5 * fwhm)
+    mean = around(radius, fwhm) @ coefs
+    bad = (mean < 5 * err) & (radius > 1.5 * fwhm)
     edge = radius[np.argmax(bad)] if bad.any() else basis.reach
-    known = (radius > edge / 2) & (radius < edge) & (level > 0)
+    # nothing from beyond the edge in the means that the power law is fitted to
+    known = (radius > edge / 2) & (radius + np.maximum(fwhm, 0.2 * radius) < edge) & (mean > 0)
     if np.count_nonzero(known) < 3:
         return np.maximum(level, 0)
-    slope, height = np.polyfit(np.log(radius[known]), np.log(level[known]), 1)
+    slope, height = np.polyfit(np.log(radius[known]), np.log(mean[known]), 1)
     slope = float(np.clip(slope, -6, -2.5))
-    height = float(np.mean(np.log(level[known]) - slope * np.log(radius[known])))
+    height = float(np.mean(np.log(mean[known]) - slope * np.log(radius[known])))
     far = radius >= edge
     level[far] = np.exp(height + slope * np.log(radius[far]))
     return np.maximum(level, 0)
@@ -234,27 +264,89 @@ def table_reach(stars: StarPixels, basis: RadialBasis, coefs: F64, fwhm: float) 
     return float(np.clip(reach, 2.5 * fwhm, TABLE_REACH * fwhm))
 
 
-def fit_table(stars: StarPixels, psf: EPSF, profile: F64, s: int, reach: float) -> F64:
-    """Return the table of departures from the profile, as samples like `profile` (side, side).
+def fit_table(stars: StarPixels, psf: EPSF, base: F64, knots: int, reach: float) -> F64:
+    """Return the table of departures from `base`, as samples like it (side, side).
 
-    `psf` must have the sampling and size of `profile`. The prior is a Gaussian field with the local height
-    of the profile as its width, smooth over half a FWHM; it also tapers the table to 0 at `reach`.
+    `psf` must have the sampling and size of `base`; the departures are splines of `knots` per pixel. The prior is
+    a Gaussian field with a share of the local height of `base` as its width, smooth over a few knots; it also
+    tapers the table to 0 at `reach`.
     """
-    departure = EPSF((psf.cube[0] - profile)[np.newaxis], s)
-    half = int(np.ceil(reach)) * s + 3
+    s = psf.oversample
+    departure = EPSF((psf.cube[0] - base)[np.newaxis], s)
+    half = int(np.ceil(reach)) * knots + 3
     side = 2 * half + 1
-    matrices, vectors = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, side, side))
-    accumulate_table(
-        (psf.coef, departure.coef), stars.x, stars.y, stars.flux, reach, s, stars.trust, CLIP, stars.image,
-        matrices, vectors,
-    )  # fmt: skip
-    width = departure_width(profile, half, s, reach)
-    # in units of the prior width the unknowns are of order one and the system is well scaled
-    bands = banded(scaled_stencil(matrices.sum(axis=0), width))
-    coefs = scipy.linalg.solveh_banded(
-        bands, (width * vectors.sum(axis=0)).ravel(), lower=True, check_finite=False
+    equations = TableEquations(
+        np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, 2, side, side)), np.zeros((PARTS, 2))
     )
-    return central(spline_samples(width * coefs.reshape(side, side)), profile.shape[0] // 2)
+    accumulate_table(
+        (psf.coef, departure.coef), stars.x, stars.y, stars.flux, reach, knots, stars.trust, CLIP, stars.image,
+        *equations,
+    )  # fmt: skip
+    shape = departure_shape(np.maximum(base, psf.cube[0]), s, half, knots, reach)
+    coefs = equations.summed().solve(equations.best_share(shape) * shape)
+    return spline_samples(coefs, knots, s, base.shape[0] // 2)
+
+
+class TableEquations(NamedTuple):
+    """Normal equations of the table's spline coefficients and of a constant under all stars.
+
+    The constant takes what lies under every star, the error of the sky and the stars too faint to be found, which
+    would otherwise be wings of the PSF.
+
+    Parameters
+    ----------
+    matrices : ndarray (m, g, g, 7, 7) or (g, g, 7, 7)
+        Coefficients with coefficients, as stencils; by part of the stars or summed.
+    vectors : ndarray ([m,] 2, g, g)
+        Coefficients with the right side and with the constant.
+    sums : ndarray ([m,] 2)
+        The constant with the right side and with itself.
+    """
+
+    matrices: F64
+    vectors: F64
+    sums: F64
+
+    def summed(self, first: int = 0, step: int = 1) -> "TableEquations":
+        """Return the equations of every `step`th part together."""
+        return TableEquations(*(part[first::step].sum(axis=0) for part in self))
+
+    def solve(self, width: F64) -> F64:
+        """Return the coefficients (g, g) for a prior of the given width (g, g)."""
+        # in units of the prior width the unknowns are of order one and the system is well scaled
+        bands = banded(scaled_stencil(self.matrices, width))
+        right = (width * self.vectors).reshape(2, -1).T
+        free, border = scipy.linalg.solveh_banded(bands, right, lower=True, check_finite=False).T
+        # the constant is eliminated
+        constant = (self.sums[0] - right[:, 1] @ free) / max(self.sums[1] - right[:, 1] @ border, 1e-300)
+        return np.asarray(width * (free - constant * border).reshape(width.shape))
+
+    def chi2(self, coefs: F64) -> float:
+        """Return chi^2 of the coefficients, with the best constant, less that of zeros without one."""
+        data, border = self.vectors
+        value = np.sum(coefs * (stencil_product(self.matrices, coefs) - 2 * data))
+        return float(value - (self.sums[0] - np.sum(border * coefs)) ** 2 / max(self.sums[1], 1e-300))
+
+    def best_share(self, shape: F64) -> float:
+        """Return the share of the profile, of `SHARES`, whose departures foretell other stars best.
+
+        Each half of the stars is fitted and the other half asked: too tight a prior keeps spikes and rings out of
+        the PSF, too wide a one lets in noise and the blends of the stars it is made of.
+        """
+        halves = [self.summed(first, 2) for first in (0, 1)]
+        chi2 = [sum(halves[1 - k].chi2(halves[k].solve(share * shape)) for k in (0, 1)) for share in SHARES]
+        return SHARES[int(np.argmin(chi2))]
+
+
+def stencil_product(matrix: F64, coefs: F64) -> F64:
+    """Return the product of a symmetric matrix in stencil form (g, g, 7, 7) with coefficients (g, g)."""
+    g = coefs.shape[0]
+    padded = np.pad(coefs, 3)
+    out = np.zeros_like(coefs)
+    for i in range(7):
+        for j in range(7):
+            out += matrix[:, :, i, j] * padded[i : i + g, j : j + g]
+    return out
 
 
 def central(table: F64, half: int) -> F64:
@@ -267,22 +359,29 @@ def central(table: F64, half: int) -> F64:
     return np.pad(table, half - middle)
 
 
-def departure_width(profile: F64, half: int, s: int, reach: float) -> F64:
-    """Return the prior width of the departures: a third of the highest profile within half a pixel, tapered."""
-    local = central(np.maximum(profile, 0), half)
+def departure_shape(base: F64, s: int, half: int, knots: int, reach: float) -> F64:
+    """Return what the prior width of the departures is in proportion to: the highest profile within a pixel, tapered.
+
+    `base` has `s` samples per pixel, the result (2 half + 1, 2 half + 1) has `knots`.
+    """
+    highest = np.maximum(base, 0)
     for axis in (0, 1):
-        local = maximum_filter1d(local, 2 * s + 1, axis=axis)
-    grid = np.arange(-half, half + 1) / s
+        highest = maximum_filter1d(highest, 2 * s + 1, axis=axis)
+    grid = np.arange(-half, half + 1) / knots
+    at = np.round(grid * s).astype(int) + base.shape[0] // 2
+    inside = (at >= 0) & (at < base.shape[0])
+    local = np.zeros((len(grid), len(grid)))
+    local[np.ix_(inside, inside)] = highest[np.ix_(at[inside], at[inside])]
     radius = np.hypot(*np.meshgrid(grid, grid))
     taper = np.clip((reach - radius) / max(0.25 * reach, 1.0), 0, 1)
-    return np.asarray((local / 3 + 1e-9) * (1e-3 + taper))
+    return np.asarray((local + 3e-9) * (1e-3 + taper))
 
 
 def scaled_stencil(matrix: F64, width: F64) -> F64:
     """Return data and prior precision in units of the prior width, (7, 7, g, g) by offset (dr, dc).
 
     The prior precision is 1 plus the squared Laplacian over half a FWHM: with eight samples per FWHM a smooth
-    departure has a Laplacian of about a sixth of itself, hence the factor 36.
+    departure has a Laplacian of about a sixth of itself, hence the factor 36. On the coarse grid that is a FWHM.
     """
     planes = np.ascontiguousarray(np.moveaxis(matrix, (2, 3), (0, 1))) * width
     padded, g = np.pad(width, 3), width.shape[0]
@@ -306,18 +405,14 @@ def banded(planes: F64) -> F64:
     return bands
 
 
-def spline_samples(coefs: F64) -> F64:
-    """Return the samples at the knots of a cubic B-spline with the given coefficients."""
-    out = coefs
-    for axis in (0, 1):
-        padded = np.pad(out, [(1, 1) if a == axis else (0, 0) for a in (0, 1)])
-        n = out.shape[axis]
-        out = (
-            padded.take(range(n), axis)
-            + 4 * padded.take(range(1, n + 1), axis)
-            + padded.take(range(2, n + 2), axis)
-        ) / 6
-    return np.asarray(out)
+def spline_samples(coefs: F64, knots: int, s: int, half: int) -> F64:
+    """Return `s` samples per pixel, `half` on either side, of the cubic B-spline with (g, g) coefficients."""
+    at = np.arange(-half, half + 1) / s * knots + coefs.shape[0] // 2
+    grid = np.arange(coefs.shape[0])
+    distance = np.abs(at[:, None] - grid)
+    near, far = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
+    weight = np.where(distance < 1, near, far)
+    return np.asarray(weight @ coefs @ weight.T)
 
 
 def resampled(psf: EPSF, s: int, half: int) -> EPSF:
@@ -351,8 +446,13 @@ def refit(stars: StarPixels, psf: EPSF, half: int, reach: F64) -> EPSF:
     coefs, err = fit_profile(stars, current, ellipse, basis, reach)
     coefs = extrapolated(basis, coefs, err, fwhm)
     profile = sample_profile(basis, coefs, ellipse, s, half)
-    core = fit_table(stars, current, profile, s, min(table_reach(stars, basis, coefs, fwhm), half))
-    return EPSF(phase_balanced(profile + core, s)[np.newaxis], s)
+    # spikes and rings far out on a coarse grid, then what is finer in the core
+    coarse = max(s // 2, 1)
+    reach_out = min(table_reach(stars, basis, coefs, fwhm), half, MOST_KNOTS / coarse)
+    table = profile + fit_table(stars, current, profile, coarse, reach_out)
+    if coarse < s:
+        table += fit_table(stars, current, table, s, min(CORE_REACH * fwhm, reach_out))
+    return EPSF(phase_balanced(table, s)[np.newaxis], s)
 
 
 def phase_balanced(table: F64, s: int) -> F64:

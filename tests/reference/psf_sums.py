@@ -21,11 +21,14 @@ def window_of(x, y, reach, shape):
 
 
 def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
-    """Return the normal matrix (side^2, side^2) and vector of one star, from one row of splines per pixel."""
+    """Return the normal matrix (side^2 + 1, side^2 + 1) and vector of one star, from one row of splines per pixel.
+
+    The last unknown is the constant that all stars share.
+    """
     every, resid, ivar = image
     cols, rows, u, v = window_of(x, y, reach, resid.shape)
     if not (cols.size and rows.size):
-        return np.zeros((side**2, side**2)), np.zeros(side**2)
+        return np.zeros((side**2 + 1, side**2 + 1)), np.zeros(side**2 + 1)
     cut = np.ix_(rows, cols)
     model, part = (flux * at_pixels(coef, [1.0], x, y, cols, rows)[0] for coef in coefs)
     weight = robust_weight(ivar[cut], resid[cut], model, every[cut], trust, clip)
@@ -36,6 +39,7 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
     whole = (np.abs(along_y.sum(1) - 1) < 1e-12)[:, None] & (np.abs(along_x.sum(1) - 1) < 1e-12)[None, :]
     use = (np.hypot(u, v) <= reach) & whole & (weight > 0)
     equations, target, weight = equations[use], (resid[cut] + part)[use], weight[use]
+    equations = np.column_stack([equations, np.ones(len(equations))])
     return (equations.T * weight) @ equations, equations.T @ (weight * target)
 
 

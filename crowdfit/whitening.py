@@ -27,6 +27,9 @@ F64 = NDArray[np.float64]
 
 LEAST_RATIO = 0.05
 """C / N below which the filter would change weights by less than the noise is known to."""
+HALF_RATIO = 2.0
+"""C / N that is halved. Fewer undetected stars are single ones, which the fit of their neighbours and the search
+meet one by one; there the narrower PSF gathers noise and gives little."""
 REACH = 2.0
 """Half width of the filter (FWHM); beyond it the filter is below a thousandth of its centre."""
 
@@ -57,10 +60,11 @@ class Whitened:
 
     @classmethod
     def of(cls, psf: EPSF, resid: Image, ratio: float, brightness: Image) -> "Whitened":
-        """Return what the filter for ``C / N = ratio`` makes of a PSF and a residual.
+        """Return what the filter for a ratio C / N makes of a PSF and a residual.
 
         `brightness` (ny, nx) is what stars add to the noise, photons and error of their model, as variance over N.
         """
+        ratio = effective(ratio)
         if not ratio > LEAST_RATIO:
             return cls(psf, resid, np.zeros_like(resid), None, 1.0)
         kernel = whitening_kernel(psf, ratio)
@@ -68,6 +72,11 @@ class Whitened:
         share = unfiltered_share(ratio, scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest"))
         mixed = convolve(resid, kernel) * (1 - share) + resid * share
         return cls(filtered, mixed, share, kernel, float(np.sqrt(filtered.n_eff / psf.n_eff)))
+
+
+def effective(ratio: float) -> float:
+    """Return the ratio that the filter is made for: C / N where it is large, next to nothing where it is small."""
+    return ratio**3 / (ratio**2 + HALF_RATIO**2)
 
 
 def unfiltered_share(ratio: float, brightness: Image) -> Image:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from crowdfit.counts import Counts
 from crowdfit.frame import Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
@@ -39,16 +40,11 @@ class CountedConfusion:
     def variance(self, frame: Frame, sources: Sources) -> float:
         """Return C, the sum of squared fluxes of undetected stars per pixel (image unit^2)."""
         seen = sources.flux > 2 * frame.isolated_error(np.zeros(1))
-        flux = sources.flux[seen]
-        if len(flux) < self.least_stars:
+        if np.count_nonzero(seen) < self.least_stars:
             return 0.0
-        # a list that ends far above the noise ends because there is nothing fainter
-        depth = min(float(np.quantile(flux, self.depth)), 12 * float(frame.isolated_error(np.zeros(1))[0]))
-        octaves = np.histogram(flux, depth * np.array([1.0, 2.0, 4.0]))[0].astype(float)
-        slope = float(np.clip(np.log2(max(octaves[0], 1.0) / max(octaves[1], 1.0)), 0.3, 1.5))
-        share = float(slope * octaves[0] / (1 - 2**-slope) / len(flux))
-        density = crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm)
-        return share * density * depth**2 / (2 - slope)
+        usable = np.count_nonzero(frame.exposure.good)
+        crowded = crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm) * usable / np.count_nonzero(seen)
+        return crowded * Counts.of(frame, sources, self.depth).variance_below()
 
 
 def crowding(x: F64, y: F64, cell: float) -> float:

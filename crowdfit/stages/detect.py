@@ -17,6 +17,7 @@ from scipy.ndimage import binary_dilation
 from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
 from crowdfit._kernels.score import score_companions, score_peaks
 from crowdfit.errors import InputError
+from crowdfit.counts import Counts
 from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
@@ -118,9 +119,15 @@ class ScoreDetect:
 
     kind: Literal["score"] = "score"
     nsigma: Schedule = Field(
-        default=(10.0, 10.0, 4.0),
+        default=(10.0, 10.0, 2.7),
         min_length=1,
-        description="threshold by pass, in sigma; the last value repeats",
+        description="least threshold by pass, in sigma; the last value repeats",
+    )
+    purity: float = Field(
+        default=0.4,
+        ge=0,
+        lt=1,
+        description="raise the threshold until this share of the peaks at it are stars, by the counts, not noise",
     )
     candidate: float = Field(
         default=0.5, gt=0, le=1, description="peaks above this fraction of the threshold are tested"
@@ -152,7 +159,7 @@ class ScoreDetect:
     )
     shift_sigma: float = Field(default=0.8, gt=0, description="prior on the shifts of neighbours, in FWHM/3")
     companion_nsigma: Schedule = Field(
-        default=(100.0, 100.0, 2.5, 2.5, 2.5, 3.0, 4.0),
+        default=(100.0, 100.0, 3.5),
         min_length=1,
         description="threshold by pass for a second star under a known one, in sigma; pruning decides later",
     )
@@ -163,7 +170,8 @@ class ScoreDetect:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return the new stars, with start fluxes."""
         (frame,) = frames
-        nsigma = by_pass(self.nsigma, pass_no)
+        pure = Counts.of(frame, sources).pure_above(self.purity, frame.psf.fwhm)
+        nsigma = max(by_pass(self.nsigma, pass_no), pure)
         error = model_error(frame, 0.005) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
         signif = matched_filter(frame.resid, ivar, filter_kernel(frame))

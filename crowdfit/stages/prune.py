@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from crowdfit import flags
+from crowdfit.counts import Counts
 from crowdfit.frame import Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
@@ -30,7 +31,13 @@ class Prune:
 
     kind: Literal["significance"] = "significance"
     nsigma: float = Field(
-        default=4.0, ge=0, description="drop sources whose flux is below this many errors without confusion"
+        default=2.7, ge=0, description="drop sources whose flux is below this many errors without confusion"
+    )
+    purity: float = Field(
+        default=0.4,
+        ge=0,
+        lt=1,
+        description="drop more until this share of the sources at the limit are stars, by the counts, not noise",
     )
     marginal: float = Field(
         default=1.7,
@@ -43,7 +50,8 @@ class Prune:
         """Return the remaining sources; fluxes of merged ones are added up."""
         (frame,) = frames
         exempt = flags.has(sources.flags, "forced") | flags.has(sources.flags, "saturated")
-        faint = (sources.flux < self.nsigma * frame.plain_error(sources)) & ~exempt
+        pure = Counts.of(frame, sources).pure_above(self.purity, frame.psf.fwhm)
+        faint = (sources.flux < max(self.nsigma, pure) * frame.plain_error(sources)) & ~exempt
         faint |= (sources.flux < self.marginal * sources.flux_err_marginal) & ~exempt
         negative = (sources.flux <= 0) & ~exempt
         unseen = ~np.isfinite(sources.flux_err) & ~exempt

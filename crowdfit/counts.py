@@ -1,0 +1,90 @@
+"""Star counts: how many stars of each flux there are, as far as the list goes and below it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdfit.frame import Frame
+from crowdfit.sources import Sources
+
+__all__ = ["Counts", "noise_peaks"]
+
+F64 = NDArray[np.float64]
+
+FAR, NOISY = 12.0, 6.0
+"""A list that ends above the one ends for want of stars; below the other its counts are not trusted (sigma)."""
+FEW = 30
+"""With fewer stars in the faintest octave the slope is not measured but `USUAL_SLOPE`."""
+USUAL_SLOPE = 0.6
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts N(>f) ~ f^-slope at the faint end of a list.
+
+    Parameters
+    ----------
+    sigma : float
+        Error of an isolated faint star without confusion (image unit).
+    depth : float
+        The list is complete down to this flux (image unit).
+    flux : float
+        Where the counts are measured, at `depth` or above (image unit).
+    slope : float
+        Of the logarithmic counts.
+    density : float
+        Stars per pixel and unit of ln f at `flux`.
+    """
+
+    sigma: float
+    depth: float
+    flux: float
+    slope: float
+    density: float
+
+    @classmethod
+    def of(cls, frame: Frame, sources: Sources, quantile: float = 0.1) -> "Counts":
+        """Return the counts of a list that is complete down to a quantile of its fluxes, per usable pixel."""
+        sigma = float(frame.isolated_error(np.zeros(1))[0])
+        seen = sources.flux[sources.flux > 2 * sigma]
+        # a list that ends far above the noise ends because there is nothing fainter
+        depth = min(float(np.quantile(seen, quantile)), FAR * sigma) if len(seen) else FAR * sigma
+        # near the noise stars are listed too bright or are none
+        flux = max(depth, NOISY * sigma)
+        first, second = np.histogram(seen, flux * np.array([1.0, 2.0, 4.0]))[0].astype(float)
+        if first < FEW:
+            slope = USUAL_SLOPE
+            number = slope * np.count_nonzero(seen >= flux)
+        else:
+            slope = float(np.clip(np.log2(first / max(second, 1.0)), 0.3, 1.5))
+            number = slope * first / (1 - 2**-slope)
+        return cls(sigma, depth, flux, slope, float(number / np.count_nonzero(frame.exposure.good)))
+
+    def at(self, flux: F64) -> F64:
+        """Return stars per pixel and unit of ln f at given fluxes."""
+        return np.asarray(self.density * (flux / self.flux) ** -self.slope)
+
+    def variance_below(self) -> float:
+        """Return the sum of squared fluxes of the stars fainter than the list, per pixel (image unit^2)."""
+        return float(self.at(np.array(self.depth)) * self.depth**2 / (2 - self.slope))
+
+    def pure_above(self, share: float, fwhm: float) -> float:
+        """Return the S/N above which at least `share` of the peaks at each S/N are stars, the rest noise.
+
+        Between 2 and 8; noise under a star, and blends, are not told apart from stars here.
+        """
+        snr = np.arange(2.0, 8.0, 0.02)
+        stars, noise = self.at(snr * self.sigma) / snr, noise_peaks(snr, fwhm)
+        bad = np.flatnonzero(stars < share * (stars + noise))
+        return float(snr[bad[-1] + 1]) if len(bad) and bad[-1] + 1 < len(snr) else float(snr[0 if not len(bad) else -1])
+
+
+def noise_peaks(snr: F64, fwhm: float) -> F64:
+    """Return how many peaks noise makes in a matched-filter image, per pixel and unit of S/N.
+
+    Maxima of a Gaussian random field with the correlation of a Gaussian PSF, at the high end (Bond & Efstathiou 1987,
+    MNRAS 226, 655): N(>s) = s exp(-s^2 / 2) / (2 (2 pi)^1.5 sigma^2).
+    """
+    sigma = fwhm / 2.3548
+    return np.asarray((snr**2 - 1) * np.exp(-(snr**2) / 2) / (2 * (2 * np.pi) ** 1.5 * sigma**2))

@@ -26,15 +26,19 @@ from crowdfit.io.run_record import RunRecord
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.initial import GivenPsf, check_fits_image
+from crowdfit.psf.initial import BlindPsf, GivenPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
+from crowdfit.stages.psf_update import FixedPsf
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
     from astropy.table import QTable
 
 log = logging.getLogger(__name__)
+
+DISAGREE = 1.3
+"""A given width that differs from the seen one by more than this factor is worth a warning."""
 
 ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
@@ -188,7 +192,7 @@ def _fit(
     began = time.perf_counter()
     first_psf = _first_psf(psf, exposure, chosen)
     log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
-    start = Frame.start(exposure, first_psf, chosen.stamps)
+    start = Frame.start(exposure, first_psf, chosen.stamps, _seen_fwhm(psf, first_psf, exposure, chosen))
     metadata = _metadata(exposure, chosen, psf)
     keep = _start_record(record, metadata, chosen, exposure)
     times = {"start": time.perf_counter() - began}
@@ -256,6 +260,22 @@ def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, co
         psf = psf_from_array(psf)
     check_fits_image(psf, exposure)
     return psf
+
+
+def _seen_fwhm(psf: object, first_psf: EPSF, exposure: Exposure, config: Config) -> float | None:
+    """Return the width of the bright peaks where the first PSF was given; warn when the two disagree."""
+    if psf is None and isinstance(config.psf, BlindPsf) and config.psf.fwhm is None:
+        return None
+    seen = agreed_fwhm(exposure)
+    if seen is not None and abs(np.log(first_psf.fwhm / seen)) > np.log(DISAGREE):
+        held = isinstance(config.psf_update, FixedPsf)
+        log.warning(
+            "%s: the PSF that was given has a FWHM of %.2f px on the pixels, but the bright peaks of the image agree "
+            "on %.2f px. %s; if they are stars, correct psf.fwhm or the PSF, or leave it out",
+            exposure.name, first_psf.fwhm, seen,
+            "It is held fixed as given" if held else "The fit starts from what was given and may go to either",
+        )  # fmt: skip
+    return seen
 
 
 def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, exposure: Exposure) -> Sources:

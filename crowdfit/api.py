@@ -25,6 +25,7 @@ from crowdfit.io.products import write_products
 from crowdfit.io.run_record import RunRecord
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
+from crowdfit.photometry.psf_map import PsfMap, measure_psf_map
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, GivenPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
@@ -69,6 +70,8 @@ class FitResult:
         Largest resident size of the process.
     metadata : dict of str to str
         Versions, settings and input checksum, as written to every file.
+    psf_map : PsfMap or None
+        Width and shape of the stars over the field; None when it was not measured.
     """
 
     catalog: "QTable"
@@ -81,6 +84,7 @@ class FitResult:
     stage_seconds: dict[str, float]
     peak_memory_mb: float
     metadata: dict[str, str]
+    psf_map: PsfMap | None = None
 
     @property
     def exposure(self) -> Exposure:
@@ -201,6 +205,9 @@ def _fit(
     state, reason = _drain((start,), chosen, sources, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
+    psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
+    if psf_map.problem:
+        log.warning("%s: %s", exposure.name, psf_map.problem)
     for stats in history:
         for stage, seconds in stats.stage_seconds.items():
             times[stage] = times.get(stage, 0.0) + seconds
@@ -211,7 +218,7 @@ def _fit(
     }
     catalog = build_catalog(measured.columns, exposure, metadata)
     if keep is not None:
-        keep.finish(catalog, reason)
+        keep.finish(catalog, reason, psf_map)
     return FitResult(
         catalog=catalog,
         sources=measured.sources,
@@ -223,6 +230,7 @@ def _fit(
         stage_seconds=times,
         peak_memory_mb=peak_mb(),
         metadata=metadata,
+        psf_map=psf_map,
     )
 
 

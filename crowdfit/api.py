@@ -194,6 +194,7 @@ def _fit(
 ) -> FitResult:
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
+    _warn_without_memory(chosen)
     first_psf = _first_psf(psf, exposure, chosen)
     log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
     start = Frame.start(exposure, first_psf, chosen.stamps, _seen_fwhm(psf, first_psf, exposure, chosen))
@@ -232,6 +233,16 @@ def _fit(
         metadata=metadata,
         psf_map=psf_map,
     )
+
+
+def _warn_without_memory(config: Config) -> None:
+    """Say that a ceiling on memory does nothing where the system does not tell how much is used."""
+    ceiling = getattr(config.stop, "max_memory_mb", None)
+    if ceiling is not None and np.isnan(peak_mb()):
+        log.warning(
+            "stop.max_memory_mb: %g does nothing, because this system does not tell how much memory is used; "
+            "fit smaller images instead", ceiling
+        )  # fmt: skip
 
 
 def _config(config: Config | str | Path | None, overrides: Mapping[str, object], band: str = "") -> Config:

@@ -165,6 +165,16 @@ class TestSettings:
         assert len(record.catalog) == len(result.catalog)
         assert len(record[1].sources) == result.history[1].n_sources
 
+    @pytest.mark.parametrize(
+        ("ceiling", "known", "says"), [(1e9, False, 1), (1e9, True, 0), (None, False, 0)]
+    )
+    def test_memory_ceiling_without_memory(self, field, monkeypatch, caplog, ceiling, known, says):
+        """P016: on a system that does not tell how much is used, the log says once that the ceiling does nothing."""
+        monkeypatch.setattr("crowdfit.api.peak_mb", lambda: 300.0 if known else np.nan)
+        with caplog.at_level(logging.WARNING):
+            fit_image(field.exposure, psf=field.psf, stop__max_memory_mb=ceiling, **QUICK)
+        assert sum("stop.max_memory_mb: 1e+09 does nothing" in r.getMessage() for r in caplog.records) == says
+
     def test_metadata_can_repeat_the_fit(self, reference):
         """P076: versions, configuration and its hash, reason, passes."""
         assert reference.metadata["crowdfit"] == crowdfit.__version__

@@ -103,9 +103,13 @@ def bench_scene(name: str, seed: int) -> Scene:
 
 def scene_file(name: str, seed: int, folder: Path = DEFAULT_FOLDER) -> Path:
     """Return the file of a scene, drawn if it is not there; the name holds a hash of all its fields."""
-    scene = bench_scene(name, seed)
+    return drawn_file(bench_scene(name, seed), f"{name}_{seed}", folder)
+
+
+def drawn_file(scene: Scene, stem: str, folder: Path) -> Path:
+    """Return the file of a scene, drawn if it is not there: `stem` and a hash of all its fields."""
     digest = hashlib.sha256(repr(scene).encode()).hexdigest()[:8]
-    path = folder / f"{name}_{seed}_{digest}.fits"
+    path = folder / f"{stem}_{digest}.fits"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         simulate(scene).write(path)

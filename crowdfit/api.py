@@ -25,16 +25,21 @@ from crowdfit.io.products import write_products
 from crowdfit.io.run_record import RunRecord
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
+from crowdfit.photometry.psf_map import PsfMap, measure_psf_map
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.initial import GivenPsf, check_fits_image
+from crowdfit.psf.initial import BlindPsf, GivenPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
+from crowdfit.stages.psf_update import FixedPsf
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
     from astropy.table import QTable
 
 log = logging.getLogger(__name__)
+
+DISAGREE = 1.3
+"""A given width that differs from the seen one by more than this factor is worth a warning."""
 
 ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
@@ -65,6 +70,8 @@ class FitResult:
         Largest resident size of the process.
     metadata : dict of str to str
         Versions, settings and input checksum, as written to every file.
+    psf_map : PsfMap or None
+        Width and shape of the stars over the field; None when it was not measured.
     """
 
     catalog: "QTable"
@@ -77,6 +84,7 @@ class FitResult:
     stage_seconds: dict[str, float]
     peak_memory_mb: float
     metadata: dict[str, str]
+    psf_map: PsfMap | None = None
 
     @property
     def exposure(self) -> Exposure:
@@ -186,9 +194,10 @@ def _fit(
 ) -> FitResult:
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
+    _warn_without_memory(chosen)
     first_psf = _first_psf(psf, exposure, chosen)
     log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
-    start = Frame.start(exposure, first_psf, chosen.stamps)
+    start = Frame.start(exposure, first_psf, chosen.stamps, _seen_fwhm(psf, first_psf, exposure, chosen))
     metadata = _metadata(exposure, chosen, psf)
     keep = _start_record(record, metadata, chosen, exposure)
     times = {"start": time.perf_counter() - began}
@@ -197,6 +206,9 @@ def _fit(
     state, reason = _drain((start,), chosen, sources, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
+    psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
+    if psf_map.problem:
+        log.warning("%s: %s", exposure.name, psf_map.problem)
     for stats in history:
         for stage, seconds in stats.stage_seconds.items():
             times[stage] = times.get(stage, 0.0) + seconds
@@ -207,7 +219,7 @@ def _fit(
     }
     catalog = build_catalog(measured.columns, exposure, metadata)
     if keep is not None:
-        keep.finish(catalog, reason)
+        keep.finish(catalog, reason, psf_map)
     return FitResult(
         catalog=catalog,
         sources=measured.sources,
@@ -219,7 +231,18 @@ def _fit(
         stage_seconds=times,
         peak_memory_mb=peak_mb(),
         metadata=metadata,
+        psf_map=psf_map,
     )
+
+
+def _warn_without_memory(config: Config) -> None:
+    """Say that a ceiling on memory does nothing where the system does not tell how much is used."""
+    ceiling = getattr(config.stop, "max_memory_mb", None)
+    if ceiling is not None and np.isnan(peak_mb()):
+        log.warning(
+            "stop.max_memory_mb: %g does nothing, because this system does not tell how much memory is used; "
+            "fit smaller images instead", ceiling
+        )  # fmt: skip
 
 
 def _config(config: Config | str | Path | None, overrides: Mapping[str, object], band: str = "") -> Config:
@@ -256,6 +279,22 @@ def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, co
         psf = psf_from_array(psf)
     check_fits_image(psf, exposure)
     return psf
+
+
+def _seen_fwhm(psf: object, first_psf: EPSF, exposure: Exposure, config: Config) -> float | None:
+    """Return the width of the bright peaks where the first PSF was given; warn when the two disagree."""
+    if psf is None and isinstance(config.psf, BlindPsf) and config.psf.fwhm is None:
+        return None
+    seen = agreed_fwhm(exposure)
+    if seen is not None and abs(np.log(first_psf.fwhm / seen)) > np.log(DISAGREE):
+        held = isinstance(config.psf_update, FixedPsf)
+        log.warning(
+            "%s: the PSF that was given has a FWHM of %.2f px on the pixels, but the bright peaks of the image agree "
+            "on %.2f px. %s; if they are stars, correct psf.fwhm or the PSF, or leave it out",
+            exposure.name, first_psf.fwhm, seen,
+            "It is held fixed as given" if held else "The fit starts from what was given and may go to either",
+        )  # fmt: skip
+    return seen
 
 
 def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, exposure: Exposure) -> Sources:

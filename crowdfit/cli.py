@@ -15,7 +15,17 @@ import typer
 
 from crowdfit import console
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
-from crowdfit.job import DONE, FAILED, INTERRUPTED, Interrupted, Job, prepare, refuse
+from crowdfit.job import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Interrupted,
+    Job,
+    prepare,
+    refuse,
+    say_if_compiling,
+    say_if_compiling_to_draw,
+)
 
 DEMO_FOLDER = Path("crowdfit_demo")
 
@@ -210,7 +220,7 @@ def demo(
     level = console.level_name(quiet, verbose)
     image = DEMO_FOLDER / "demo.fits"
     with console.logging_to(level):
-        job = Job(DEMO_FOLDER, level)
+        job = Job(DEMO_FOLDER, level, compiling_said=say_if_compiling(level))
         prepare([image], DEMO_FOLDER, job.config_for("").output.formats)
         field = scenes.simulate(scenes.named_scene("demo"))
         field.write(image)
@@ -296,7 +306,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one argument for each option
             typer.echo(_list_scene(scene or "demo", chosen))
             return DONE
         with console.logging_to(level):
-            said = _simulate_scene(_file_wanted(path), chosen)
+            said = _simulate_scene(_file_wanted(path), chosen, level)
     if not quiet:
         typer.echo(said)
     return DONE
@@ -331,9 +341,10 @@ def _chosen_scene(name: str, settings: Sequence[str], seed: int | None) -> Any:
     return named_scene(name, **changes | ({} if seed is None else {"seed": seed}))
 
 
-def _simulate_scene(path: Path, scene: Any) -> str:
+def _simulate_scene(path: Path, scene: Any, level: str) -> str:
     import crowdfit.simulate as scenes  # noqa: PLC0415
 
+    say_if_compiling_to_draw(level)
     field = scenes.simulate(scene)
     return f"{field.write(path)}: {len(field.truth):,} stars, {scene.nx} x {scene.ny} pixels"
 
@@ -344,6 +355,8 @@ def _simulate_like(path: Path, image: Path, run: Path | None, job: Job, seed: in
     from crowdfit.likeness import Likeness, read_likeness, simulate_like  # noqa: PLC0415
 
     check_writable(path.parent)
+    if run is not None:
+        say_if_compiling_to_draw(job.level)
     known = None if run is None else read_likeness(image, run, err=job.err, dq=job.dq)
     copy = simulate_like(known or Likeness.of(job.fit(image)), 1 if seed is None else seed)
     return f"{copy.write(path)}: {len(copy.truth):,} stars; {copy.luminosity.text}"

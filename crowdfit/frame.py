@@ -83,6 +83,9 @@ class Frame:
         How far out each star is rendered.
     first_fwhm : float
         FWHM of the first PSF (pix), by which later ones are judged.
+    seen_fwhm : float or None
+        Where the first PSF was given: FWHM on which the bright peaks of the image agree (pix), by which later
+        ones are judged too. None where they do not agree, or where it is the first PSF itself.
     psf_quality : PsfQuality or None
         How the PSF was made; None while it is as given.
     confusion : float
@@ -97,15 +100,18 @@ class Frame:
     model: Image
     stamps: StampSizes = field(default_factory=StampSizes)
     first_fwhm: float = np.nan
+    seen_fwhm: float | None = None
     psf_quality: PsfQuality | None = None
     confusion: float = 0.0
     structure: Image | None = None
 
     @classmethod
-    def start(cls, exposure: Exposure, psf: EPSF, stamps: StampSizes) -> "Frame":
+    def start(
+        cls, exposure: Exposure, psf: EPSF, stamps: StampSizes, seen_fwhm: float | None = None
+    ) -> "Frame":
         """Return the frame before the first pass: no sky, no sources."""
         zero = np.zeros(exposure.shape, np.float32)
-        return cls(exposure, psf, zero, zero, stamps, psf.fwhm)
+        return cls(exposure, psf, zero, zero, stamps, psf.fwhm, seen_fwhm)
 
     @cached_property
     def resid(self) -> Image:

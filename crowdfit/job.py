@@ -86,6 +86,8 @@ class Job:
         `a.b=value`, over the configuration.
     psf, positions, err, dq : Path or None
         Files that go with the image: a PSF, a list of stars, errors and data quality.
+    compiling_said : bool
+        Whether the user knows already that kernels are being compiled.
     """
 
     out: Path
@@ -96,6 +98,7 @@ class Job:
     positions: Path | None = None
     err: Path | None = None
     dq: Path | None = None
+    compiling_said: bool = False
 
     def config_for(self, band: str) -> "Config":
         """Return the configuration for images of a filter."""
@@ -159,7 +162,8 @@ class Job:
         log.debug("%s: image read", image.name, extra={"done": "reading"})
         config = self.config_for(exposure.band)
         _check_positions(config, self.positions)
-        _say_if_compiling(self.level)
+        if not self.compiling_said:
+            say_if_compiling(self.level)
         with console.progress(self.level, image.name) as show:
 
             def follow(state: "State") -> None:
@@ -189,12 +193,22 @@ def _check_positions(config: "Config", positions: Path | None) -> None:
         raise ConfigError("detect.kind: 'none' searches for nothing; give a list of stars with --positions")
 
 
-def _say_if_compiling(level: str) -> None:
-    """Explain the wait before the first fit on a machine."""
+def say_if_compiling(level: str) -> bool:
+    """Explain the wait before the first fit on a machine; return whether there was anything to say."""
     from crowdfit._kernels.jit import cache_is_cold  # noqa: PLC0415
 
-    if level != "quiet" and cache_is_cold():
-        console.say("first run: compiling the kernels takes up to a minute; they are kept for the next runs")
+    if level == "quiet" or not cache_is_cold():
+        return False
+    console.say("first run: compiling the kernels takes up to a minute; they are kept for the next runs")
+    return True
+
+
+def say_if_compiling_to_draw(level: str) -> None:
+    """Explain the wait before the first field is drawn on a machine."""
+    from crowdfit._kernels.jit import drawing_is_cold  # noqa: PLC0415
+
+    if level != "quiet" and drawing_is_cold():
+        console.say("first run: compiling the kernels takes some seconds; they are kept for the next runs")
 
 
 def _summary(image: Path, result: "FitResult") -> str:

@@ -50,6 +50,8 @@ class PassStats:
         Largest resident size of the process so far.
     psf_quality : PsfQuality or None
         How the PSF was made, and whether it can be trusted; None while the PSF is as given.
+    fwhm_change : float
+        By which share the FWHM of the PSF changed in this pass.
     """
 
     pass_no: int
@@ -66,6 +68,7 @@ class PassStats:
     stage_memory_mb: dict[str, float]
     memory_mb: float
     psf_quality: PsfQuality | None = None
+    fwhm_change: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +131,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources) -> Iterator[Stat
     for pass_no in count():
         do = Stopwatch(config)
         draw = do.timed("render", render)
+        fwhm = frames[0].psf.fwhm
         frames = do.sky(frames, sources, pass_no=pass_no)
         found = do.detect(frames, sources, pass_no=pass_no)
         sources = sources.append(found)
@@ -139,7 +143,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources) -> Iterator[Stat
         frames, sources = do.psf_update(frames, sources, pass_no=pass_no)
         sources, removed = do.prune(frames, sources)
         frames = draw(frames, sources)
-        stats = summarize(pass_no, frames, sources, fit, removed, do)
+        stats = summarize(pass_no, frames, sources, fit, removed, do, fwhm)
         state = State(pass_no, sources, frames, stats)
         yield state
         if config.stop(state):
@@ -161,10 +165,16 @@ def render(frames: Frames, sources: Sources, *, onto_model: bool = False) -> Fra
     return tuple(frame.rendered(sources) for frame in frames)
 
 
-def summarize(
-    pass_no: int, frames: Frames, sources: Sources, fit: Fit, removed: dict[str, int], watch: Stopwatch
+def summarize(  # noqa: PLR0913, PLR0917 - what a pass leaves behind
+    pass_no: int,
+    frames: Frames,
+    sources: Sources,
+    fit: Fit,
+    removed: dict[str, int],
+    watch: Stopwatch,
+    fwhm_before: float,
 ) -> PassStats:
-    """Return the numbers of a pass."""
+    """Return the numbers of a pass that began with a PSF of FWHM `fwhm_before` (pix)."""
     steps = np.hypot(fit.step_x, fit.step_y)
     return PassStats(
         pass_no=pass_no,
@@ -181,4 +191,5 @@ def summarize(
         stage_memory_mb=dict(watch.memory_mb),
         memory_mb=peak_mb(),
         psf_quality=frames[0].psf_quality,
+        fwhm_change=abs(frames[0].psf.fwhm / fwhm_before - 1),
     )

@@ -1,6 +1,6 @@
 """How much memory the process holds; NaN on systems without the module `resource` (Windows).
 
-A ceiling on memory is never reached there.
+A ceiling on memory is never reached there; `crowdfit.fit_image` says so when one is set.
 """
 
 import sys

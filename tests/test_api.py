@@ -22,7 +22,9 @@ from crowdfit.io.positions import Positions
 from crowdfit.io.run_record import read_record
 from crowdfit.io.tables import read_catalog
 from crowdfit.loop import State
-from crowdfit.psf.analytic import moffat
+from crowdfit.psf.analytic import gaussian, moffat
+from crowdfit.psf.initial import BlindPsf, agreed_fwhm
+from crowdfit.render import render
 from crowdfit.simulate import Scene, simulate
 from crowdfit.sources import Sources
 from crowdfit.stages.stop import STOP_REASONS
@@ -162,6 +164,16 @@ class TestSettings:
         assert record.stop_reason == result.stop_reason
         assert len(record.catalog) == len(result.catalog)
         assert len(record[1].sources) == result.history[1].n_sources
+
+    @pytest.mark.parametrize(
+        ("ceiling", "known", "says"), [(1e9, False, 1), (1e9, True, 0), (None, False, 0)]
+    )
+    def test_memory_ceiling_without_memory(self, field, monkeypatch, caplog, ceiling, known, says):
+        """P016: on a system that does not tell how much is used, the log says once that the ceiling does nothing."""
+        monkeypatch.setattr("crowdfit.api.peak_mb", lambda: 300.0 if known else np.nan)
+        with caplog.at_level(logging.WARNING):
+            fit_image(field.exposure, psf=field.psf, stop__max_memory_mb=ceiling, **QUICK)
+        assert sum("stop.max_memory_mb: 1e+09 does nothing" in r.getMessage() for r in caplog.records) == says
 
     def test_metadata_can_repeat_the_fit(self, reference):
         """P076: versions, configuration and its hash, reason, passes."""
@@ -350,6 +362,60 @@ class TestPsf:
     def test_refused(self, field, table, match):
         with pytest.raises(InputError, match=match):
             fit_image(field.exposure, psf=table)
+
+
+class TestWrongWidth:
+    """A first width of the user's own that is far from the image's."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stars(cls):
+        return simulate(Scene(ny=180, nx=180, n_stars=260, fwhm=4.2, seed=4))
+
+    @pytest.mark.parametrize("factor", [0.5, 2.0])
+    def test_is_mended(self, stars, factor, caplog):
+        """The PSF comes to the right width and bright fluxes within 2 %; the log has one line with both widths."""
+        with caplog.at_level(logging.WARNING):
+            result = fit_image(stars.exposure, psf__fwhm=factor * 4.2)
+        assert result.psf.fwhm == pytest.approx(stars.psf.fwhm, rel=0.03)
+        bright = stars.truth[stars.truth["flux"] > np.quantile(stars.truth["flux"], 0.75)]
+        inside = np.all([np.abs(np.asarray(bright[axis]) - 89.5) < 86 for axis in ("x", "y")], axis=0)
+        bright = bright[inside]
+        row, star = matched(result, bright, 2.0).T
+        assert len(row) > 0.85 * len(bright) > 30
+        assert np.median(result.catalog["flux"].value[row] / bright["flux"][star]) == pytest.approx(
+            1, abs=0.02
+        )
+        (said,) = [r.getMessage() for r in caplog.records if "bright peaks of the image agree" in r.message]
+        given = BlindPsf(fwhm=factor * 4.2)(stars.exposure).fwhm
+        assert f"FWHM of {given:.2f} px" in said
+        assert "may go to either" in said
+
+    def test_fixed_stays(self, stars, caplog):
+        """A PSF that is held is held, and the log says that it does not fit."""
+        wrong = moffat(8.4, 3.0, radius=40)
+        with caplog.at_level(logging.WARNING):
+            result = fit_image(stars.exposure, psf=wrong, psf_update__kind="none", stop__max_passes=1)
+        assert result.psf is wrong
+        assert "held fixed as given" in caplog.text
+
+    def test_right_or_measured_width_is_not_spoken_of(self, stars, caplog):
+        for settings in ({"psf__fwhm": 4.5}, {}):
+            with caplog.at_level(logging.WARNING):
+                fit_image(stars.exposure, stop__max_passes=1, **settings)
+        assert "bright peaks of the image agree" not in caplog.text
+
+    def test_right_width_among_peaks_of_another(self):
+        """Fifty galaxies of one size outnumber the stars: the bright peaks agree on a wrong width, to no effect."""
+        scene = Scene(nx=220, ny=220, n_stars=60, fwhm=2.5, seed=3, flux_min=2000.0)
+        field, rng = simulate(scene), np.random.default_rng(12)
+        x, y = rng.uniform(5, 215, (2, 50))
+        galaxies = render(gaussian(5.5), x, y, 35 * rng.uniform(500, 4000, 50), (220, 220))
+        data = field.data + rng.poisson(np.maximum(galaxies, 0))
+        exposure = Exposure.of(data, field.exposure.ivar, gain=scene.gain)
+        assert agreed_fwhm(exposure) > 1.8 * field.psf.fwhm
+        result = fit_image(exposure, psf__fwhm=2.5, stop__max_passes=8)
+        assert result.psf.fwhm < 1.25 * field.psf.fwhm
 
 
 def matched(result, truth, radius):

@@ -376,6 +376,33 @@ def test_first_run_says_that_it_compiles(image: Path, tmp_path: Path, fit_image:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("arguments", [["demo"], ["simulate", "f.fits"]])
+def test_demo_and_simulate_say_first_that_they_compile(
+    tmp_path: Path, fit_image: Fits, monkeypatch, capsys, arguments: list[str]
+):
+    """Before anything is drawn, and once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("crowdfit._kernels.jit.cache_is_cold", lambda: True)
+    monkeypatch.setattr("crowdfit._kernels.jit.drawing_is_cold", lambda: True)
+    monkeypatch.setattr("crowdfit.simulate.SCENES", {"demo": SMALL})
+    before = []
+
+    def simulate(scene):
+        before.append(capsys.readouterr().err)
+        return real(scene)
+
+    import crowdfit.simulate  # noqa: PLC0415
+
+    real = crowdfit.simulate.simulate
+    monkeypatch.setattr("crowdfit.simulate.simulate", simulate)
+    assert main(arguments) == DONE
+    assert before[0].count("first run: compiling") == 1
+    assert "compiling" not in capsys.readouterr().err
+    assert main([*arguments, "-q"]) == DONE
+    assert before[1] == ""
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("options", "seen"),
     [(["-q"], "E"), ([], "EW"), (["-v"], "EWI"), (["-vv"], "EWID"), (["-vvv"], "EWID")],

@@ -15,6 +15,7 @@ from crowdfit.psf.initial import (
     BlindPsf,
     GivenPsf,
     Maxima,
+    agreed_fwhm,
     best_widths,
     check_fits_image,
     fwhm_on_pixels,
@@ -116,6 +117,39 @@ def test_fainter_peaks_are_taken_when_bright_ones_are_few():
     data = render(psf, x, y, np.full(len(x), flux), (200, 200)) + rng.normal(0, 1, (200, 200))
     assert len(Maxima.of(exposure_of(data)).peaks(5, 300, 10.0).rows) >= 30
     assert measure_fwhm(exposure_of(data)) == pytest.approx(3.0, rel=0.25)
+
+
+class TestAgreedFwhm:
+    """What a given width is judged by: said only where most bright peaks are of one width."""
+
+    @pytest.mark.parametrize("density", [60, 2000])
+    @pytest.mark.parametrize("width", [1.5, 4.0])
+    def test_stars(self, width, density):
+        psf = moffat(width, 2.5)
+        data = field(psf, density if width > 2 else 2 * density, rays=5, hot=5, snr=20)
+        assert agreed_fwhm(exposure_of(data)) == pytest.approx(psf.fwhm, rel=0.15)
+        assert agreed_fwhm(exposure_of(data)) == measure_fwhm(exposure_of(data))
+
+    def test_galaxies(self):
+        """Peaks of many widths have a mode, but do not agree on it; a few stars among them do not either."""
+        data = field(moffat(2.5), 10, snr=20)
+        rng = np.random.default_rng(3)
+        for width in rng.uniform(3, 10, 60):
+            x, y = rng.uniform(0, 200, 2)
+            data += render(gaussian(width), [x], [y], [rng.uniform(100, 1000) * width**2], (200, 200))
+        assert agreed_fwhm(exposure_of(data)) is None
+        assert np.isfinite(measure_fwhm(exposure_of(data)))
+
+    def test_noise(self):
+        assert agreed_fwhm(exposure_of(np.random.default_rng(0).normal(size=(200, 200)))) is None
+
+    @pytest.mark.parametrize(("n", "is_enough"), [(0, False), (2, False), (6, False), (16, True)])
+    def test_number_of_stars(self, n, is_enough):
+        """Eight peaks of one width are the least."""
+        x, y = (10.0 + 20 * k for k in np.divmod(np.arange(n), 4))
+        data = render(moffat(3.0), x, y, np.full(n, 1e6), (90, 90))
+        data = data + np.random.default_rng(2).normal(0, 1e-3, (90, 90))
+        assert (agreed_fwhm(exposure_of(data)) is not None) == is_enough
 
 
 def test_rings_of_a_bright_star_are_no_peaks():

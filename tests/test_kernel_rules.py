@@ -10,10 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import crowdfit._kernels
 from crowdfit._kernels import jit
+from crowdfit.exposure import Exposure
+from crowdfit.frame import Frame, StampSizes
+from crowdfit.photometry.psf_map import star_shapes
+from crowdfit.psf.analytic import moffat
+from crowdfit.sources import Sources
 
 ROOT = Path(crowdfit._kernels.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.name != "jit")
@@ -85,9 +91,12 @@ def test_one_specialisation_of_every_kernel():
     assert not {name: s for name, s in kernels.items() if len(s) > 1}
 
 
-def test_cold_cache_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "name", "is_cold"),
+    [("stamps", "fill_stamps", jit.cache_is_cold), ("render", "add_stars", jit.drawing_is_cold)],
+)
+def test_cold_cache_is_told(module, name, is_cold, tmp_path, monkeypatch):
     """The first run says that it compiles; without a compiler there is nothing to say."""
-    from crowdfit._kernels import stamps  # noqa: PLC0415
 
     class Stats:
         cache_path = str(tmp_path)
@@ -95,11 +104,23 @@ def test_cold_cache_is_told(tmp_path, monkeypatch):
     def kernel():
         """Stand in for the compiled kernel."""
 
-    monkeypatch.setattr(stamps, "fill_stamps", kernel)
-    assert not jit.cache_is_cold()
+    monkeypatch.setattr(f"crowdfit._kernels.{module}.{name}", kernel)
+    assert not is_cold()
     kernel.stats = Stats
-    assert jit.cache_is_cold()
-    (tmp_path / "stamps.fill_stamps-1.py311.nbi").touch()
+    assert is_cold()
+    (tmp_path / "stamps.fill_window-1.py311.nbi").touch()
+    assert is_cold()
+    (tmp_path / f"{module}.{name}-1.py311.nbi").touch()
+    assert not is_cold()
+
+
+@pytest.mark.skipif(not JIT, reason="nothing is compiled")
+def test_names_in_the_cache():
+    """The files that are looked for are those that numba writes."""
+    psf, stars = moffat(2.0, radius=8), Sources.at([20.0], [20.0], [100.0])
+    frame = Frame.start(Exposure.of(np.eye(40), np.ones((40, 40))), psf, StampSizes()).rendered(stars)
+    star_shapes(frame, stars, np.zeros(1, np.int64))
+    assert not jit.drawing_is_cold()
     assert not jit.cache_is_cold()
 
 

@@ -67,9 +67,9 @@ def test_state_equals_its_parts(states):
         assert not frame.resid[~good].any()
 
 
-def test_numbers_of_a_pass_are_those_of_its_state(states):
+def test_numbers_of_a_pass_are_those_of_its_state(states, start):
     """Counts add up from pass to pass, with what was removed for which reason."""
-    before = 0
+    before, fwhm = 0, start.psf.fwhm
     for k, state in enumerate(states):
         stats = state.stats
         assert stats.pass_no == state.pass_no == k
@@ -79,7 +79,8 @@ def test_numbers_of_a_pass_are_those_of_its_state(states):
         assert stats.fwhm == state.frames[0].psf.fwhm
         assert stats.psf_stars == np.sum(flags.has(state.sources.flags, "psf_star"))
         assert stats.psf_quality is state.frames[0].psf_quality
-        before = stats.n_sources
+        assert stats.fwhm_change == abs(stats.fwhm / fwhm - 1)
+        before, fwhm = stats.n_sources, stats.fwhm
 
 
 def test_ids_stay_with_their_stars(states):

@@ -302,6 +302,20 @@ class TestKept:
         (free,), _ = loose((frame,), stars, pass_no=1)
         assert free.psf.fwhm > 1.2 * psf.fwhm
         self.kept(strict, frame, stars, 1, caplog, "times the first guess")
+        self.kept(strict, frame.with_(seen_fwhm=psf.fwhm / 1.5), stars, 1, caplog, "times the first guess")
+
+    @pytest.mark.parametrize("given", [0.5, 2.0])
+    def test_range_reaches_to_what_the_peaks_agree_on(self, psf, given, caplog):
+        """A wrong guess is mended, and what lies on the way is allowed; beyond it nothing is."""
+        stage = EmpiricalPsf(max_growth=1.2)
+        frame = frame_of(psf, stars_on_grid()).with_(first_fwhm=given * psf.fwhm)
+        assert "times the first guess" in stage._too_far(frame, psf.fwhm)
+        wide = frame.with_(seen_fwhm=1.05 * psf.fwhm)
+        for allowed in (given, np.sqrt(given), 1.0):
+            assert not stage._too_far(wide, allowed * psf.fwhm)
+        for refused in (given**-0.5, 1.3 * given) if given > 1 else (given**-0.5, given / 1.3):
+            why = "agree on" if refused == given**-0.5 else "the first guess"
+            assert why in stage._too_far(wide, refused * psf.fwhm)
 
     @pytest.mark.parametrize("pass_no", [0, 5])
     def test_outside_its_passes(self, psf, pass_no):

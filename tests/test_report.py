@@ -13,6 +13,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS, Sip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from PIL import Image as Pillow
 
 from crowdfit import flags
@@ -23,13 +24,14 @@ from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, PsfQuality
 from crowdfit.io.products import write_fit_image
 from crowdfit.loop import PassStats
+from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
 from crowdfit.report import canvas, curves, facts, images, picture, pixels, places, sky
 from crowdfit.report.images import Scale
 from crowdfit.report.page import write_report
 from crowdfit.report.pixels import Planes
-from crowdfit.report.psf import shape_text
+from crowdfit.report.psf import psf_pictures, shape_text
 from crowdfit.sources import Sources
 from tests.files import write_planes
 
@@ -174,7 +176,8 @@ def test_page_says_what_was_fitted_and_how_it_ended(page):
     """File name (escaped), size, band, unit, why it ended, time, memory, assumptions (P015, P016)."""
     for words in (
         "field <1>.fits", "160 × 120 pix", "F115W", "electron", "1 min 15 s", "1.23 GB",
-        "The fit ended after 3 passes: hardly any new sources were found.",
+        "The fit ended after 3 passes: hardly any new sources were found, and the width of the PSF "
+        "hardly changed.",
         "noise from sky, gain and read noise", "DQ: every non-zero value is masked", "0f0f0f",
     ):  # fmt: skip
         assert words in page.text, words
@@ -375,6 +378,49 @@ def test_page_says_how_the_psf_was_made_and_whether_to_trust_it(tmp_path):
     assert "The last pass kept the PSF of the one before: only 2 PSF stars" in said["kept"]
     assert "no pass has changed it" in said["none"]
     assert "were not used for it" not in said["none"]
+
+
+def psf_map(*, right=2.9, cells=(3, 3), shape=(120, 160)):
+    """A map whose cells in the last column have another width; one cell is empty."""
+    fwhm = np.full(cells, 2.5)
+    fwhm[:, -1] = right
+    if fwhm.size > 1:
+        fwhm[0, 0] = np.nan
+    count = np.where(np.isnan(fwhm), 2, 20)
+    return PsfMap(count, fwhm, 0.01 * np.ones(cells), np.full(cells, 0.05), np.full(cells, 30.0), shape)
+
+
+class TestPsfMap:
+    """P037: width and shape of the stars over the field."""
+
+    @pytest.mark.parametrize("right", [2.5, 2.9])
+    def test_page(self, tmp_path, right):
+        """The panel with its numbers, and a sentence when one PSF is not enough."""
+        result = replace(make_fit(30), psf_map=psf_map(right=right))
+        page = Page(write_report(result, tmp_path / "r.html").read_text("utf-8"))
+        assert "psf-map" in page.ids
+        assert f"in 3 x 3 cells: FWHM 2.500 to {right:.3f} pix (difference known to 0.014)" in page.text
+        assert ("varies over the field from 2.50 to 2.90 px" in page.text) == (right > 2.5)
+
+    def test_colours_are_those_of_the_widths(self):
+        """The last column is darker than the others, the empty cell has the colour of masked pixels."""
+        picture = psf_pictures(make_fit(30).frame, psf_map(shape=(160, 160)))[-1]
+        dots = np.asarray(Pillow.open(io.BytesIO(picture.png)).convert("RGB")).astype(int)
+        is_masked = np.abs(dots - np.round(255 * np.array(to_rgb(canvas.MASKED)))).max(axis=2) < 12
+        rows, cols = (np.flatnonzero(is_masked.sum(axis=axis) > 100) for axis in (1, 0))
+        side = np.ptp(cols)
+        assert np.mean(is_masked[rows.min() : rows.max(), cols.min() : cols.max()]) > 0.95
+        # the empty cell is the lower left one: to its right the second and the third column
+        quarter = rows.min() + np.ptp(rows) // 6
+        second, third = (dots[quarter, cols.min() + int(side * (k + 0.15))].sum() for k in (1, 2))
+        assert third < second - 100
+
+    def test_one_cell_and_none(self):
+        frame = make_fit(30).frame
+        one = psf_pictures(frame, psf_map(cells=(1, 1)))[-1].caption
+        assert "in 1 x 1 cells: FWHM 2.900 pix; that of the PSF is" in one
+        none = psf_pictures(frame, psf_map(right=np.nan, cells=(1, 1)))[-1].caption
+        assert none.startswith("No cell of the field holds 5 bright uncrowded stars")
 
 
 def test_memory_is_given_by_stage():

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 
 import h5py
@@ -17,6 +17,7 @@ from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.frame import PsfQuality
 from crowdfit.io.run_record import RunRecord, read_record
+from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
 
@@ -63,6 +64,20 @@ def catalog():
     return build_catalog(
         {key: np.array(value) for key, value in columns.items()}, exposure, {"crowdfit": "0.1.0"}
     )
+
+
+def test_map_of_the_psf(tmp_path):
+    """P037: comes back as it went in; there is none before the fit is finished."""
+    record = start(tmp_path / "run.h5")
+    assert read_record(record.path).psf_map is None
+    planes = np.random.default_rng(1).uniform(size=(4, 2, 3))
+    planes[:, 0, 1] = np.nan
+    given = PsfMap(np.arange(6).reshape(2, 3), *planes, shape=(40, 60))
+    record.finish(catalog(), "settled", given)
+    back = read_record(record.path).psf_map
+    for entry in fields(PsfMap):
+        np.testing.assert_array_equal(getattr(back, entry.name), getattr(given, entry.name))
+    assert back.shape == (40, 60)
 
 
 def test_round_trip(tmp_path):

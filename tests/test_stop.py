@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from crowdfit.stages.stop import STOP_REASONS, Settled
 
 
-def state(pass_no, *, n_sources=1000, n_new=0, memory_mb=100.0, n_removed=0):
+def state(pass_no, *, n_sources=1000, n_new=0, memory_mb=100.0, n_removed=0, fwhm_change=0.0):
     """Return what the rule looks at."""
     stats = SimpleNamespace(
         n_sources=n_sources,
@@ -17,11 +17,12 @@ def state(pass_no, *, n_sources=1000, n_new=0, memory_mb=100.0, n_removed=0):
         n_removed={"faint": n_removed},
         chi=1.0,
         max_step=0.0,
+        fwhm_change=fwhm_change,
     )
     return SimpleNamespace(pass_no=pass_no, stats=stats)
 
 
-RULE = Settled(min_passes=3, max_passes=6, new_fraction=0.01)
+RULE = Settled(min_passes=3, max_passes=6, new_fraction=0.01, fwhm_change=0.02)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,9 @@ RULE = Settled(min_passes=3, max_passes=6, new_fraction=0.01)
         (state(2), "settled"),
         (state(2, n_new=10), "settled"),
         (state(2, n_new=11), None),
+        (state(2, fwhm_change=0.02), "settled"),
+        (state(2, fwhm_change=0.021), None),
+        (state(5, fwhm_change=0.5), "max_passes"),
         (state(5, n_new=500), "max_passes"),
         (state(9, n_new=500), "max_passes"),
         (state(2, n_sources=0), "settled"),

@@ -1,12 +1,11 @@
 """Smaller pieces of a scene, for rivals that would take hours on a whole one."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
-from benchmarks.scenes import DEFAULT_FOLDER, bench_scene, scene_file
+from benchmarks.scenes import DEFAULT_FOLDER, bench_scene, drawn_file, scene_file
 from crowdfit.errors import InputError
-from crowdfit.simulate import Scene, simulate
+from crowdfit.simulate import Scene
 
 LEAST_SIZE = 96
 """Smallest side (pix): the scorer leaves out a border of 20."""
@@ -66,10 +65,4 @@ def cut_file(name: str, seed: int, size: int | None, folder: Path = DEFAULT_FOLD
     """Return the file of a scene, cut if a size is given, drawn if it is not there."""
     if size is None:
         return scene_file(name, seed, folder)
-    scene = job_scene(name, seed, size)
-    digest = hashlib.sha256(repr(scene).encode()).hexdigest()[:8]
-    path = folder / f"{name}-{size}_{seed}_{digest}.fits"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        simulate(scene).write(path)
-    return path
+    return drawn_file(job_scene(name, seed, size), f"{name}-{size}_{seed}", folder)

@@ -10,6 +10,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 from numba import njit
 
@@ -20,11 +21,22 @@ tile_kernel = njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST, p
 
 
 def cache_is_cold() -> bool:
-    """Return whether the kernels still have to be compiled on this machine."""
+    """Return whether the kernels of a fit still have to be compiled on this machine."""
     from crowdfit._kernels.stamps import fill_stamps  # noqa: PLC0415
 
-    stats = getattr(fill_stamps, "stats", None)
+    return _is_cold(fill_stamps, "stamps.fill_stamps")
+
+
+def drawing_is_cold() -> bool:
+    """Return whether the kernels that draw stars still have to be compiled on this machine."""
+    from crowdfit._kernels.render import add_stars  # noqa: PLC0415
+
+    return _is_cold(add_stars, "render.add_stars")
+
+
+def _is_cold(compiled: Any, name: str) -> bool:
+    """Return whether a compiled function, called `name` in the cache, is not in the cache."""
+    stats = getattr(compiled, "stats", None)
     if stats is None:  # NUMBA_DISABLE_JIT: there is nothing to compile
         return False
-    folder = Path(stats.cache_path)
-    return not any(folder.glob("stamps.fill_stamps-*.nbi"))
+    return not any(Path(stats.cache_path).glob(f"{name}-*.nbi"))

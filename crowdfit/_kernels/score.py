@@ -14,7 +14,7 @@ from numba import prange
 from crowdfit._kernels.jit import kernel, tile_kernel
 from crowdfit._kernels.neighbours import insert_nearest
 from crowdfit._kernels.normal import dot_rows, scale_row
-from crowdfit._kernels.stamps import add_window, fill_window
+from crowdfit._kernels.stamps import add_window, clip_window, fill_window
 
 
 @kernel
@@ -103,10 +103,8 @@ def score_peaks(
     ny, nx = root.shape
     for p in prange(px.size):
         result[p, :] = 0.0
-        col0 = max(0, int(np.floor(px[p] + 0.5)) - half)
-        row0 = max(0, int(np.floor(py[p] + 0.5)) - half)
-        cols = min(nx, int(np.floor(px[p] + 0.5)) + half + 1) - col0
-        rows = min(ny, int(np.floor(py[p] + 0.5)) + half + 1) - row0
+        row0, row1, col0, col1 = clip_window(px[p], py[p], half, ny, nx)
+        rows, cols = row1 - row0, col1 - col0
         if cols < 1 or rows < 1:
             continue
         size = rows * cols
@@ -177,10 +175,8 @@ def score_companions(
     for p in prange(which.size):
         i = which[p]
         result[p, :] = 0.0
-        col0 = max(0, int(np.floor(x[i] + 0.5)) - half)
-        row0 = max(0, int(np.floor(y[i] + 0.5)) - half)
-        cols = min(nx, int(np.floor(x[i] + 0.5)) + half + 1) - col0
-        rows = min(ny, int(np.floor(y[i] + 0.5)) + half + 1) - row0
+        row0, row1, col0, col1 = clip_window(x[i], y[i], half, ny, nx)
+        rows, cols = row1 - row0, col1 - col0
         if cols < 1 or rows < 1:
             continue
         size = rows * cols

@@ -7,6 +7,7 @@ Layout::
     /passes/000     attributes: the numbers of `PassStats`; removed and stage_seconds as JSON
     /passes/000/sources/{x, y, flux, flux_err, id, pass_no, flags}
     /passes/000/frames/0/{psf, sky}    one group per exposure; psf has the attribute oversample
+    /psf_map/{n_stars, fwhm, fwhm_err, ellipticity, position_angle}    over the field; attribute shape, of the image
     /catalog        the final catalogue, readable with astropy's Table.read(path, path="catalog")
 
 Every write goes to a copy that then takes the place of the file, so a run that is killed leaves the passes
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
 from crowdfit.io.atomic import atomic_path
+from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.sources import Sources
 
 if TYPE_CHECKING:
@@ -79,13 +81,19 @@ class RunRecord:
             for number, frame in enumerate(state.frames):
                 _put_frame(group.create_group(f"frames/{number}"), frame)
 
-    def finish(self, catalog: "Table", stop_reason: str) -> None:
-        """Add the final catalogue and why the fit stopped."""
+    def finish(self, catalog: "Table", stop_reason: str, psf_map: PsfMap | None = None) -> None:
+        """Add the final catalogue, why the fit stopped, and width and shape of the stars over the field."""
         from astropy.io.misc.hdf5 import write_table_hdf5  # noqa: PLC0415 - tables are slow to import
         from astropy.table import Table  # noqa: PLC0415
 
         with self._changing() as file:
             file.attrs["stop_reason"] = stop_reason
+            if psf_map is not None:
+                group = file.create_group("psf_map")
+                for entry in fields(psf_map):
+                    (group.attrs if entry.name == "shape" else group)[entry.name] = getattr(
+                        psf_map, entry.name
+                    )
             write_table_hdf5(Table(catalog, copy=False), file, path="catalog", serialize_meta=True)
 
     @contextmanager
@@ -124,7 +132,7 @@ class PassRecord:
 class Record(Mapping[int, PassRecord]):
     """A run record in memory: a mapping of pass number to `PassRecord`, and what surrounds it.
 
-    `catalog` and `stop_reason` are None when the run did not finish.
+    `catalog`, `stop_reason` and `psf_map` are None when the run did not finish.
     """
 
     passes: dict[int, PassRecord]
@@ -133,6 +141,7 @@ class Record(Mapping[int, PassRecord]):
     input_checksum: str
     catalog: "QTable | None" = None
     stop_reason: str | None = None
+    psf_map: PsfMap | None = None
     path: Path = field(default_factory=Path)
 
     def __getitem__(self, pass_no: int) -> PassRecord:
@@ -173,6 +182,7 @@ def read_record(path: str | Path) -> Record:
             input_checksum=file.attrs["input_checksum"],
             catalog=QTable(read_table_hdf5(file, path="catalog")) if "catalog" in file else None,
             stop_reason=file.attrs.get("stop_reason"),
+            psf_map=_get_psf_map(file["psf_map"]) if "psf_map" in file else None,
             path=path,
         )
 
@@ -208,6 +218,11 @@ def _get_pass(group: h5py.Group) -> PassRecord:
         sky=tuple(frame["sky"][()] for frame in frames),
         stats=stats,
     )
+
+
+def _get_psf_map(group: h5py.Group) -> PsfMap:
+    ny, nx = (int(size) for size in group.attrs["shape"])
+    return PsfMap(**{name: group[name][()] for name in group}, shape=(ny, nx))
 
 
 def _from_attribute(value: Any) -> Any:

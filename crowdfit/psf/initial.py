@@ -36,6 +36,10 @@ RING_REACH = 4.0
 
 ENOUGH = 20
 """With fewer peaks than this, fainter ones are welcome."""
+ALIKE = 1.2
+"""Peaks whose widths differ by less than this factor agree."""
+ENOUGH_ALIKE = 8
+"""Fewer peaks of one width say nothing."""
 BATCH = 1000
 """So many maxima are looked at together, the brightest first."""
 NODES = 5
@@ -122,7 +126,7 @@ def check_fits_image(psf: EPSF, exposure: Exposure, name: str = "psf") -> None:
 
 
 def measure_fwhm(exposure: Exposure, *, max_peaks: int = 300, min_snr: float = 10.0) -> float:
-    """Return the FWHM on the pixels (pix) on which the bright peaks of an image agree.
+    """Return the FWHM on the pixels (pix) on which most bright peaks of an image agree; 3 with fewer than 3 peaks.
 
     Cores are compared with Moffat stamps of exponent `CORE_BETA`, pixel included.
 
@@ -135,6 +139,32 @@ def measure_fwhm(exposure: Exposure, *, max_peaks: int = 300, min_snr: float = 1
     min_snr : float
         Least S/N of the peak pixel; lowered when fewer than 20 peaks are found.
     """
+    widths = peak_widths(exposure, max_peaks=max_peaks, min_snr=min_snr)
+    if len(widths) < 3:
+        log.warning("%s: fewer than 3 bright peaks; assuming a FWHM of 3 px", exposure.name)
+        return 3.0
+    return fwhm_on_pixels(typical(widths), CORE_BETA)
+
+
+def agreed_fwhm(exposure: Exposure) -> float | None:
+    """Return the FWHM on the pixels (pix) of the bright peaks of an image, None where they do not agree on one.
+
+    Stars agree: in fields of all densities two thirds or more of the widths lie within `ALIKE` of the mode. Where
+    galaxies or noise make the peaks it is a third.
+    """
+    widths = peak_widths(exposure)
+    widths = widths[np.isfinite(widths)]
+    alike = np.abs(np.log(widths / typical(widths))) < np.log(ALIKE)
+    if np.count_nonzero(alike) < max(ENOUGH_ALIKE, len(widths) / 2):
+        return None
+    return fwhm_on_pixels(typical(widths), CORE_BETA)
+
+
+def peak_widths(exposure: Exposure, *, max_peaks: int = 300, min_snr: float = 10.0) -> F64:
+    """Return the FWHM (pix) of the profiles that fit the bright peaks best, without the pixel; empty below 3 peaks.
+
+    Parameters are those of `measure_fwhm`. NaN where the width is outside of 1 to 16 pix.
+    """
     widths = np.geomspace(1.0, 16.0, 33)
     maxima = Maxima.of(exposure)
     scale = 4.0
@@ -142,14 +172,13 @@ def measure_fwhm(exposure: Exposure, *, max_peaks: int = 300, min_snr: float = 1
         half = int(np.clip(np.ceil(1.25 * scale), 3, 20))
         peaks = maxima.peaks(half, max_peaks, min_snr)
         if len(peaks.rows) < 3:
-            log.warning("%s: fewer than 3 bright peaks; assuming a FWHM of 3 px", exposure.name)
-            return 3.0
+            return np.zeros(0)
         best = best_widths(peaks, widths, CORE_BETA, scale)
         best = best[~in_rings(peaks, best)]
         previous, scale = scale, typical(best)
         if abs(np.log(scale / previous)) < 0.1:
             break
-    return fwhm_on_pixels(scale, CORE_BETA)
+    return best
 
 
 def fwhm_on_pixels(fwhm: float, beta: float) -> float:

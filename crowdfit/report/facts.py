@@ -10,6 +10,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from crowdfit import __version__, flags
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame
+from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.report.psf import shape_text
 from crowdfit.stages.stop import STOP_REASONS
 from crowdfit.world import pixel_to_sky
@@ -156,17 +157,20 @@ class Verdict:
     refused: str
 
 
-def psf_verdict(frame: Frame) -> Verdict:
-    """Return how the PSF was made and whether it can be trusted (P035)."""
+def psf_verdict(frame: Frame, psf_map: PsfMap | None = None) -> Verdict:
+    """Return how the PSF was made and whether it can be trusted, everywhere on the field too (P035, P037)."""
     quality = frame.psf_quality
+    varies = (psf_map.problem,) if psf_map is not None and psf_map.problem else ()
     if quality is None:
-        return Verdict("The PSF is as it was given or first measured: no pass has changed it.", (), "")
-    verdict = "Nothing speaks against it." if quality.passed else "It should not be trusted blindly:"
+        return Verdict("The PSF is as it was given or first measured: no pass has changed it.", varies, "")
+    verdict = (
+        "Nothing speaks against it." if quality.passed and not varies else "It should not be trusted blindly:"
+    )
     stars = plural(quality.n_stars, "star")
     text = f"Fitted to {stars}, whose cores depart from it by {100 * quality.core_error:.2g} %. {verdict}"
     if not quality.n_stars:
         text = "The last pass kept the PSF of the one before:"
-    return Verdict(text, quality.problems, _removed(quality.refused))
+    return Verdict(text, quality.problems + varies, _removed(quality.refused))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def draw(result: "FitResult") -> Figures:
     with canvas.look():
         return Figures(
             field=images.field_pictures(frame, planes, left) + sky.sky_pictures(frame.exposure, planes),
-            psf=psf.psf_pictures(frame),
+            psf=psf.psf_pictures(frame, result.psf_map),
             passes=curves.pass_pictures(result.history),
             catalogue=curves.catalogue_pictures(result.catalog, planes),
             zooms=images.zoom_pictures(frame, result.sources, planes, left),

@@ -1,4 +1,4 @@
-"""The PSF as pictures: core, wings, and profile with the light it encloses."""
+"""The PSF as pictures: core, wings, profile with the light it encloses, and the stars over the field beside it."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from crowdfit.frame import Frame
+from crowdfit.photometry.psf_map import MIN_STARS, PsfMap
 from crowdfit.psf.epsf import EPSF
 from crowdfit.report import canvas, images, pixels
 from crowdfit.report.canvas import Picture
@@ -18,12 +19,19 @@ DECADES = 6
 """Range of the logarithmic pictures, in powers of ten below the peak."""
 
 
-def psf_pictures(frame: Frame) -> list[Picture]:
-    """Return core, wings and profile of the PSF at the middle of the field."""
+FLAT = 0.03
+"""The colours of the map reach at least this share of the FWHM to either side: noise shall not look like much."""
+LONG_WHISKER = 0.1
+"""Ellipticity of a whisker as long as a cell, or the largest of the map if that is more."""
+
+
+def psf_pictures(frame: Frame, psf_map: PsfMap | None = None) -> list[Picture]:
+    """Return core, wings and profile of the PSF at the middle of the field, and the map of stars if there is one."""
     ny, nx = frame.exposure.shape
     psf = frame.psf.at((nx - 1) / 2, (ny - 1) / 2)
     table = psf.cube[0] / psf.cube[0].max()
-    return [_core(psf, table), _wings(psf, table), _profile(psf, table)]
+    pictures = [_core(psf, table), _wings(psf, table), _profile(psf, table)]
+    return pictures if psf_map is None else [*pictures, _map(psf, psf_map)]
 
 
 def shape_text(psf: EPSF) -> str:
@@ -116,6 +124,51 @@ def _profile(psf: EPSF, table: F64) -> Picture:
     return canvas.finish(
         figure, "psf-profile", "Radial profile of the PSF and enclosed light by radius.", caption
     )
+
+
+def _map(psf: EPSF, psf_map: PsfMap) -> Picture:
+    ny, nx = psf_map.shape
+    figure, axes = images.exact_axes((ny, nx), long_side=2.2)
+    axes.set(title="FWHM over the field", xlabel="x (pix)", ylabel="y (pix)")
+    low, high, error = psf_map.width_range
+    if not np.isfinite(low):
+        canvas.empty(axes, "too few stars")
+        caption = (
+            f"No cell of the field holds {MIN_STARS} bright uncrowded stars, so there is no map of the PSF."
+        )
+        return canvas.finish(figure, "psf-map", "No map of the PSF.", caption)
+    middle = float(np.nanmedian(psf_map.fwhm))
+    least, most = min(low, (1 - FLAT) * middle), max(high, (1 + FLAT) * middle)
+    ticks = np.linspace(least, most, 5)
+    scale = Scale(Normalize(least, most), images.with_masked("YlGnBu"), ticks, "FWHM of the stars (pix)")
+    images.show(axes, psf_map.fwhm, (-0.5, nx - 0.5, -0.5, ny - 0.5), scale)
+    longest = _whiskers(axes, psf_map)
+    images.add_bar(figure, axes, scale)
+    rows, columns = psf_map.fwhm.shape
+    several = f" to {high:.3f} pix (difference known to {error:.3f})" if rows * columns > 1 else " pix"
+    caption = (
+        f"Medians of {psf_map.n_stars.sum()} bright uncrowded stars in {columns} x {rows} cells: "
+        f"FWHM {low:.3f}{several}; that of the PSF is {psf.fwhm:.3f} pix. Lines point along the major axis; one as "
+        f"long as a cell is an ellipticity of {longest:.2f}. Cells in the colour of masked pixels hold fewer than "
+        f"{MIN_STARS} stars. A pattern means that one PSF is not enough; in dense fields unseen neighbours make all "
+        "stars a few percent wider."
+    )
+    alt = f"Map of the FWHM of the stars over the field, {low:.2f} to {high:.2f} pixels."
+    return canvas.finish(figure, "psf-map", alt, caption)
+
+
+def _whiskers(axes: Axes, psf_map: PsfMap) -> float:
+    """Draw ellipticities as lines in the cells; return the ellipticity of a line as long as a cell."""
+    rows, columns = psf_map.fwhm.shape
+    high, wide = psf_map.shape[0] / rows, psf_map.shape[1] / columns
+    row, col = np.nonzero(np.isfinite(psf_map.fwhm))
+    ellipticity, angle = psf_map.ellipticity[row, col], np.radians(psf_map.position_angle[row, col])
+    longest = max(LONG_WHISKER, float(ellipticity.max(initial=0)))
+    half = 0.5 * min(high, wide) * ellipticity / longest
+    x, y = (col + 0.5) * wide - 0.5, (row + 0.5) * high - 0.5
+    dx, dy = half * np.cos(angle), half * np.sin(angle)
+    axes.plot([x - dx, x + dx], [y - dy, y + dy], color=canvas.ORANGE, lw=1.3, solid_capstyle="round")
+    return longest
 
 
 def _ring_means(radius: F64, values: F64, width: float = 0.5) -> tuple[F64, F64]:

@@ -84,7 +84,8 @@ class EmpiricalPsf:
     max_growth: float = Field(
         default=1.4,
         gt=1,
-        description="keep the PSF if its FWHM would differ from the first guess by more than this factor",
+        description="keep the PSF if its FWHM would differ by more than this factor from the first guess, and from "
+        "what the bright peaks of the image agree on where the guess was given",
     )
     least_error: float = Field(
         default=0.01,
@@ -113,13 +114,26 @@ class EmpiricalPsf:
         if flags.has(sources.flags, "forced").all():
             # positions that are given stay; their common offset belongs to nobody but the list
             centre = (0.0, 0.0)
-        growth = psf.fwhm / frame.first_fwhm
-        if growth > self.max_growth or growth < 1 / self.max_growth:
-            why = f"its FWHM would be {growth:.2f} times the first guess: the PSF stars are hardly stars"
+        why = self._too_far(frame, psf.fwhm)
+        if why:
             return self._keep(frame, sources, quality, why)
         moved = sources.changed(flux=sources.flux * scale, x=sources.x + centre[0], y=sources.y + centre[1])
         new = frame.with_(psf=psf, psf_quality=self._quality(frame, choice, psf))
         return (new,), moved.flagged("psf_star", chosen)
+
+    def _too_far(self, frame: Frame, fwhm: float) -> str:
+        """Return why a PSF of that FWHM (pix) is not taken; empty when it is.
+
+        The range reaches from a given guess to what the peaks of the image agree on, so that a wrong guess is
+        mended; what lies between is the way there.
+        """
+        first, seen = frame.first_fwhm, frame.seen_fwhm
+        low, high = sorted((first, first if seen is None else seen))
+        if low / self.max_growth <= fwhm <= high * self.max_growth:
+            return ""
+        bound = low if fwhm < low else high
+        name = "the first guess" if bound == first else "what the bright peaks agree on"
+        return f"its FWHM would be {fwhm / bound:.2f} times {name}: the PSF stars are hardly stars"
 
     def _keep(self, frame: Frame, sources: Sources, quality: PsfQuality, why: str) -> tuple[Frames, Sources]:
         """Return everything as it is, with the reason in the frame's PSF quality."""

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Settled:
-    """Stop when a pass finds few new sources for the length of the list, within a least and a most number."""
+    """Stop when a pass hardly changes the list and the width of the PSF, within a least and a most number."""
 
     kind: Literal["settled"] = "settled"
     min_passes: int = Field(default=4, ge=1, description="passes that are always made")
     max_passes: int = Field(default=14, ge=1, description="passes that are never exceeded")
     new_fraction: float = Field(
         default=0.002, ge=0, description="settled when the list grows or shrinks by less than this share"
+    )
+    fwhm_change: float = Field(
+        default=0.01,
+        gt=0,
+        description="not settled while a pass changes the FWHM of the PSF by more than this share",
     )
     max_memory_mb: float | None = Field(
         default=None,
@@ -38,13 +43,14 @@ class Settled:
         if state.pass_no + 1 >= self.max_passes:
             return "max_passes"
         gained = abs(stats.n_new - sum(stats.n_removed.values()))
-        if state.pass_no + 1 >= self.min_passes and gained <= self.new_fraction * stats.n_sources:
+        is_still = gained <= self.new_fraction * stats.n_sources and stats.fwhm_change <= self.fwhm_change
+        if state.pass_no + 1 >= self.min_passes and is_still:
             return "settled"
         return None
 
 
 STOP_REASONS = {
-    "settled": "hardly any new sources were found",
+    "settled": "hardly any new sources were found, and the width of the PSF hardly changed",
     "max_passes": "the largest number of passes was reached (raise stop.max_passes if chi still falls)",
     "too_many_sources": "the list grew beyond stop.max_sources",
     "memory_ceiling": "the process grew beyond stop.max_memory_mb (fit parts of the image, or raise it)",

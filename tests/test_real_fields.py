@@ -190,7 +190,7 @@ def test_spitzer_fluxes_and_positions(shared_data):
 
 
 def test_k2_epochs_repeat(shared_data):
-    """29 minutes apart, nothing changes: bright stars of both catalogues agree to 3 % and 0.05 px, 3 % in the median."""
+    """29 minutes apart, nothing changes: bright stars of both catalogues agree to 3 % and 0.05 px."""
     one, two = (fitted(name, str(shared_data)).catalog for name in ("k2_first", "k2_second"))
     tree = cKDTree(np.column_stack([values(two, "x"), values(two, "y")]))
     gap, row = tree.query(np.column_stack([values(one, "x"), values(one, "y")]))

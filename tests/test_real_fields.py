@@ -30,7 +30,7 @@ K2 = "k2_lagoon/hlsp_k2superstamp_k2_photometer_c9-lagoon-bjd{}_kepler_v1_image.
 class Expected(NamedTuple):
     """A file and its configuration; the README's FWHM with tolerance (pix), noise (image unit), number of detections.
 
-    chi is the largest robust rms of the residual over its noise.
+    chi is the range of the robust rms of the residual over its noise, off the largest share of outlying pixels.
     """
 
     path: str
@@ -39,21 +39,22 @@ class Expected(NamedTuple):
     fwhm_error: float
     noise: float
     n4: int
-    chi: float = 1.2
+    chi: tuple[float, float] = (0.85, 1.2)
+    off: float = 0.005
 
 
-# WFPC2 has cosmic rays and resampled pixels, Spitzer and NIRCam light between the stars; the README calls the width
-# of K2 poor, and takes its noise in 71 e/s from nebular structure.
+# In Spitzer's mosaic of two frames each star has a core of its own, 9 % off the mean; NIRCam's cutout has six cosmic
+# rays, which no model of stars follows. Sky that follows nebulosity takes noise too, which the weights count.
 FIELDS = {
-    "spitzer": Expected("spitzer_glimpse/spitzer_example_image.fits", "irac", 1.80, 0.16, 0.53, 5024, 1.3),
-    "wfpc2": Expected(
-        "hst_wfpc2_ngc1261/ubai2502m_c0m_aligned_F555W.fits", "wfpc2", 1.71, 0.22, 0.79, 3890, 1.3
+    "spitzer": Expected(
+        "spitzer_glimpse/spitzer_example_image.fits", "irac", 1.80, 0.16, 0.53, 5024, off=0.008
     ),
-    "nircam": Expected("jwst_nircam_ngc346/image.fits", "nircam_lw", 2.3, 0.7, 0.136, 23, 1.3),
+    "wfpc2": Expected("hst_wfpc2_ngc1261/ubai2502m_c0m_aligned_F555W.fits", "wfpc2", 1.71, 0.22, 0.79, 3890),
+    "nircam": Expected("jwst_nircam_ngc346/image.fits", "nircam_lw", 2.3, 0.7, 0.136, 23, off=0.008),
     "m92_v": Expected("kpno_m92/m92_V1_cal.fits", None, 3.16, 0.32, 7.5, 108),
     "m92_b": Expected("kpno_m92/m92_B1_cal.fits", None, 3.55, 0.36, 7.5, 87),
-    "k2_first": Expected(K2.format("2457501.0963"), "k2", 1.2, 0.3, 71.0, 101, 1.5),
-    "k2_second": Expected(K2.format("2457501.1167"), "k2", 1.2, 0.3, 71.0, 99, 1.5),
+    "k2_first": Expected(K2.format("2457501.0963"), "k2", 1.2, 0.3, 71.0, 101, (0.45, 0.7)),
+    "k2_second": Expected(K2.format("2457501.1167"), "k2", 1.2, 0.3, 71.0, 99, (0.45, 0.7)),
 }
 
 
@@ -113,41 +114,52 @@ def test_width(field):
 def test_number_of_stars(field):
     """Stars that the README's detection sees if they are alone: five connected pixels above 4 sigma.
 
-    From 0.8 times its number (it takes cosmic rays and pieces of one star too) to 2.5 times (a joint fit finds
-    what others hide). In the nebula, where the README's own number rests on structure, to 4 times.
+    The fifth brightest pixel of each star where it lies: of an undersampled star it depends on the pixel phase.
+    From 0.8 times the README's number (it takes cosmic rays and pieces of one star too) to twice that (a joint fit
+    finds what others hide).
     """
     expected, result = field
-    fifth = np.sort(result.psf.native().ravel())[-5]
-    n = np.sum(values(result.catalog, "flux") * fifth > 4 * expected.noise)
-    most = 4.0 if expected.config == "k2" else 2.5
-    assert 0.8 * expected.n4 <= n <= most * expected.n4
+    x, y, flux = (values(result.catalog, name) for name in ("x", "y", "flux"))
+    fifth = np.array([np.sort(result.psf.stamp(*at, 7).ravel())[-5] for at in zip(x, y, strict=True)])
+    n = np.sum(flux * fifth > 4 * expected.noise)
+    assert 0.8 * expected.n4 <= n <= 2.0 * expected.n4
+
+
+def seen_pixels(result):
+    """Return the pixels away from masked and saturated cores."""
+    return result.exposure.good & ~binary_dilation(~result.exposure.good, iterations=4)
+
+
+def robust_rms(sample):
+    return 1.4826 * np.median(np.abs(sample - np.median(sample)))
 
 
 def test_residual_is_noise(field):
-    """Away from masked and saturated cores the robust chi is near 1, and less than 1 % is off by 8 sigma."""
+    """Away from masked and saturated cores: as small as the README's noise and as expected, and without outliers.
+
+    Outliers are off by 8 sigma, of the noise or of the residual, whichever is less.
+    """
     expected, result = field
-    good = result.exposure.good & ~binary_dilation(~result.exposure.good, iterations=4)
+    good = seen_pixels(result)
     pull = (result.residual * np.sqrt(result.frame.fit_ivar))[good]
-    chi = 1.4826 * np.median(np.abs(pull - np.median(pull)))
-    assert 0.6 < chi < expected.chi
-    # knots of the nebula that are neither sky nor star stay behind
-    assert np.mean(np.abs(pull) > 8) < (0.02 if expected.config == "k2" else 0.01)
+    assert robust_rms(result.residual[good]) < 1.15 * expected.noise
+    chi = robust_rms(pull)
+    assert expected.chi[0] < chi < expected.chi[1]
+    assert np.mean(np.abs(pull) > 8 * min(chi, 1)) < expected.off
 
 
 def test_light_is_explained(field):
-    """The model holds the stars: of the pixels that stood out by 10 sigma from the sky at most 10 % still do.
+    """The model holds the stars: of the pixels that stood out by 10 sigma from the sky at most 6 % still do.
 
-    Not where knots of a nebula stand out.
+    Sigma of the noise or of the residual, whichever is less.
     """
-    expected, result = field
-    if expected.config == "k2":
-        pytest.skip("most of what stands out in this field is nebula")
-    good = result.exposure.good & ~binary_dilation(~result.exposure.good, iterations=4)
-    root = np.sqrt(result.exposure.ivar)
+    _, result = field
+    good, root = seen_pixels(result), np.sqrt(result.frame.fit_ivar)
+    pull = result.residual * root
     bright = good & ((result.exposure.data - result.sky) * root > 10)
     assert bright.sum() > 50
-    left = np.abs(result.residual * np.sqrt(result.frame.fit_ivar))[bright] > 10
-    assert left.mean() < 0.10
+    left = np.abs(pull[bright]) > 10 * min(robust_rms(pull[good]), 1)
+    assert left.mean() < 0.06
 
 
 def test_spitzer_fluxes_and_positions(shared_data):
@@ -178,21 +190,18 @@ def test_spitzer_fluxes_and_positions(shared_data):
 
 
 def test_k2_epochs_repeat(shared_data):
-    """29 minutes apart, nothing changes: bright stars of both catalogues agree to 5 % and 0.1 px.
-
-    After one constant: each epoch has its own PSF, and how much light its wings hold is uncertain in the nebula.
-    """
+    """29 minutes apart, nothing changes: bright stars of both catalogues agree to 3 % and 0.05 px."""
     one, two = (fitted(name, str(shared_data)).catalog for name in ("k2_first", "k2_second"))
     tree = cKDTree(np.column_stack([values(two, "x"), values(two, "y")]))
     gap, row = tree.query(np.column_stack([values(one, "x"), values(one, "y")]))
     first, second = values(one, "flux"), values(two, "flux")[row]
     snr = first / values(one, "flux_err_marginal")
     usable = (gap < 0.5) & (snr > 30) & ~flags.has(one["flags"], "saturated")
-    assert usable.sum() > 15
-    assert np.median(gap[usable]) < 0.1
+    assert usable.sum() > 100
+    assert np.median(gap[usable]) < 0.05
     ratio = (second / first)[usable]
-    assert abs(np.median(ratio) - 1) < 0.1
-    assert 1.4826 * np.median(np.abs(ratio / np.median(ratio) - 1)) < 0.05
+    assert abs(np.median(ratio) - 1) < 0.03
+    assert robust_rms(ratio / np.median(ratio)) < 0.03
 
 
 def test_m92_colours(shared_data):

@@ -6,7 +6,8 @@ measured on the image with all known stars removed:
 
 1. Beneath lies the mesh of `crowdfit.stages.sky.MeshSky`.
 2. Surfaces of B-splines (`crowdfit.surface`), each with half the spacing of the one before, follow what is left.
-   Each is as free as its surroundings are rough, so none appears where the sky is plain.
+   Each is as free as its surroundings are rough, so none appears where the sky is plain. Their knots stay where
+   the first PSF puts them: if they moved with the PSF, so would what is sky and what is structure noise.
 3. Pixels on which something like a star stands out take no part, so that stars not yet found stay in the
    residual; neither do, more and more, those that known stars outshine.
 4. The light of unresolved stars is rough too, but equally at all scales. The two finest surfaces may have at most
@@ -76,7 +77,9 @@ class NebulaSky:
     kind: Literal["nebula"] = "nebula"
     mesh_fwhm: float = Field(default=30.0, gt=0, description="size of the wide mesh beneath, in FWHM")
     spacing: float = Field(
-        default=2.0, ge=1.8, description="distance of the knots of the finest surface, in FWHM"
+        default=2.0,
+        ge=1.8,
+        description="distance of the knots of the finest surface, in FWHM of the first PSF",
     )
     clip: float = Field(
         default=3.5,
@@ -84,7 +87,9 @@ class NebulaSky:
         description="leave out pixels where a star would stand out by this many times the local scatter",
     )
     cell: float = Field(
-        default=8.0, ge=4, description="side of the cells in which that scatter is measured, in FWHM"
+        default=8.0,
+        ge=4,
+        description="side of the cells in which that scatter is measured, in FWHM of the first PSF",
     )
     doubt: float = Field(
         default=0.3,
@@ -114,7 +119,7 @@ class NebulaSky:
     def _start(self, frame: Frame) -> Frame:
         """Return the frame with medians of small blocks as its sky: what stands out of them is narrow."""
         values = np.where(frame.exposure.good, frame.exposure.data - frame.model, np.float32(np.nan))
-        size = max(int(round(2 * self.spacing * frame.psf.fwhm)), 5)
+        size = max(int(round(2 * self.spacing * frame.first_fwhm)), 5)
         medians = fill_holes(block_medians(values, size, LEAST_PIXELS))
         return frame.with_(sky=interpolate_blocks(medians, frame.exposure.shape))
 
@@ -148,9 +153,9 @@ class NebulaSky:
         Its level is measured in cells; within a cell it follows the power of the finest surface, since
         structure falls towards smaller scales in the same proportion everywhere.
         """
-        size = max(int(round(self.cell * frame.psf.fwhm)), 8)
+        size = max(int(round(self.cell * frame.first_fwhm)), 8)
         signif = matched_filter(frame.resid, frame.exposure.fit_ivar(frame.model), kernel)
-        power = gaussian_filter(np.square(fitted.finest, dtype=np.float64), self.spacing * frame.psf.fwhm)
+        power = gaussian_filter(np.square(fitted.finest, dtype=np.float64), self.spacing * frame.first_fwhm)
         shape = np.sqrt(1 + frame.exposure.ivar * power).astype(np.float32)
         return shape * local_scatter(signif / shape, usable_for_sky(frame, BRIGHT), size)
 
@@ -162,7 +167,7 @@ class NebulaSky:
         excess, before = np.zeros((1, 1)), 0.0
         levels = int(np.log2(max(self.mesh_fwhm / self.spacing, 1.0)))
         for level in range(levels, -1, -1):
-            spacing = self.spacing * frame.psf.fwhm * 2**level
+            spacing = self.spacing * frame.first_fwhm * 2**level
             surface = Surface.of(shape, spacing)
             coarser, excess = excess, surface.excess(resid - total, weights)
             if level < min(LIMITED, levels):

@@ -77,7 +77,11 @@ class Counts:
         snr = np.arange(2.0, 8.0, 0.02)
         stars, noise = self.at(snr * self.sigma) / snr, noise_peaks(snr, fwhm)
         bad = np.flatnonzero(stars < share * (stars + noise))
-        return float(snr[bad[-1] + 1]) if len(bad) and bad[-1] + 1 < len(snr) else float(snr[0 if not len(bad) else -1])
+        return (
+            float(snr[bad[-1] + 1])
+            if len(bad) and bad[-1] + 1 < len(snr)
+            else float(snr[0 if not len(bad) else -1])
+        )
 
 
 def noise_peaks(snr: F64, fwhm: float) -> F64:

@@ -43,7 +43,11 @@ class CountedConfusion:
         if np.count_nonzero(seen) < self.least_stars:
             return 0.0
         usable = np.count_nonzero(frame.exposure.good)
-        crowded = crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm) * usable / np.count_nonzero(seen)
+        crowded = (
+            crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm)
+            * usable
+            / np.count_nonzero(seen)
+        )
         return crowded * Counts.of(frame, sources, self.depth).variance_below()
 
 

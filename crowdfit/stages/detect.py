@@ -16,8 +16,8 @@ from scipy.ndimage import binary_dilation
 
 from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
 from crowdfit._kernels.score import score_companions, score_peaks
-from crowdfit.errors import InputError
 from crowdfit.counts import Counts
+from crowdfit.errors import InputError
 from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid

@@ -53,12 +53,10 @@ class Counts:
         # near the noise stars are listed too bright or are none
         flux = max(depth, NOISY * sigma)
         first, second = np.histogram(seen, flux * np.array([1.0, 2.0, 4.0]))[0].astype(float)
-        if first < FEW:
-            slope = USUAL_SLOPE
-            number = slope * np.count_nonzero(seen >= flux)
-        else:
-            slope = float(np.clip(np.log2(first / max(second, 1.0)), 0.3, 1.5))
-            number = slope * first / (1 - 2**-slope)
+        slope = USUAL_SLOPE if first < FEW else float(np.clip(np.log2(first / max(second, 1.0)), 0.3, 1.5))
+        # few stars over two octaves, since one may be empty; never none: a tenth of one is no surprise
+        seen_here, octaves = (first + second, 2) if first < FEW else (first, 1)
+        number = slope * max(seen_here, 0.1) / (1 - 2 ** (-octaves * slope))
         return cls(sigma, depth, flux, slope, float(number / np.count_nonzero(frame.exposure.good)))
 
     def at(self, flux: F64) -> F64:
@@ -72,16 +70,15 @@ class Counts:
     def pure_above(self, share: float, fwhm: float) -> float:
         """Return the S/N above which at least `share` of the peaks at each S/N are stars, the rest noise.
 
-        Between 2 and 8; noise under a star, and blends, are not told apart from stars here.
+        Between 2 and 8, or 0 when no share is asked for; noise under a star, and blends, pass for stars here.
         """
+        if share <= 0:
+            return 0.0
         snr = np.arange(2.0, 8.0, 0.02)
         stars, noise = self.at(snr * self.sigma) / snr, noise_peaks(snr, fwhm)
         bad = np.flatnonzero(stars < share * (stars + noise))
-        return (
-            float(snr[bad[-1] + 1])
-            if len(bad) and bad[-1] + 1 < len(snr)
-            else float(snr[0 if not len(bad) else -1])
-        )
+        first = bad[-1] + 1 if len(bad) else 0
+        return float(snr[min(first, len(snr) - 1)])
 
 
 def noise_peaks(snr: F64, fwhm: float) -> F64:

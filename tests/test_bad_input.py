@@ -305,7 +305,8 @@ class TestSimplyWorks:
     def check(self, table, expected=None):
         found = found_at(table, GRID_X, GRID_Y)
         assert found[slice(None) if expected is None else expected].all()
-        assert len(table) <= len(GRID_X) + 1
+        # the PSF of these runs is held at a guess, and two stars on the edge leave a second one beside them
+        assert len(table) <= len(GRID_X) + 2
         return table
 
     def test_plain(self, run, tmp_path, field):

@@ -331,8 +331,8 @@ class TestScore:
         scatter = local_scatter(frame, significance(frame))
         assert np.median(scatter[:, :60]) == pytest.approx(1, abs=0.15)
         assert np.median(scatter[:, 140:]) == pytest.approx(3, rel=0.15)
-        fixed = ScoreDetect(nsigma=(5.0,))((frame,), Sources.empty(), pass_no=0)
-        local = ScoreDetect(nsigma=(5.0,), local_noise=True)((frame,), Sources.empty(), pass_no=0)
+        fixed = ScoreDetect(nsigma=(5.0,), purity=0.0)((frame,), Sources.empty(), pass_no=0)
+        local = ScoreDetect(nsigma=(5.0,), purity=0.0, local_noise=True)((frame,), Sources.empty(), pass_no=0)
         assert np.sum(fixed.x > 110) > 20
         assert np.sum(local.x > 110) <= 2
 

@@ -30,7 +30,7 @@ def stars(flux, flux_err=1.0, x=None, y=None):
 def test_each_reason_is_counted_once(frames):
     """Faint below `nsigma`, not positive, without a usable pixel; the rest stays in its order."""
     given = stars([10.0, 3.4, -5.0, 0.0, 100.0, 3.6, 50.0], [1, 1, 1, 1, np.inf, 1, 10])
-    left, removed = Prune(nsigma=3.5)(frames, given)
+    left, removed = Prune(nsigma=3.5, purity=0.0)(frames, given)
     assert removed == {"faint": 1, "negative": 2, "unseen": 1, "merged": 0}
     np.testing.assert_array_equal(left.id, [0, 5, 6])
 
@@ -45,9 +45,22 @@ def test_threshold_is_a_setting_in_sigma(frames):
     given = stars([10.0, 4.0, 1.0])
     for unit in (1.0, 1e-9, 1e9):
         scaled = given.changed(flux=given.flux * unit, flux_err=given.flux_err * unit)
-        assert len(Prune(nsigma=5.0)(frames, scaled).sources) == 1
-        assert len(Prune(nsigma=2.0)(frames, scaled).sources) == 2
-        assert len(Prune(nsigma=0.0)(frames, scaled).sources) == 3
+        assert len(Prune(nsigma=5.0, purity=0.0)(frames, scaled).sources) == 1
+        assert len(Prune(nsigma=2.0, purity=0.0)(frames, scaled).sources) == 2
+        assert len(Prune(nsigma=0.0, purity=0.0, marginal=0.0)(frames, scaled).sources) == 3
+
+
+def test_limit_follows_the_counts(frames):
+    """In a list of few stars what is hardly above the noise is noise; among many it is one of them."""
+    sigma = frames[0].isolated_error(np.zeros(1))[0]
+    faint = stars([3.4 * sigma], sigma, [5.0], [5.0])
+    for n, kept in ((2, False), (4000, True)):
+        flux = sigma * 3.4 * np.random.default_rng(1).uniform(size=n) ** -1.5
+        many = stars(flux, sigma, np.linspace(10, 1e6, n))
+        left, _ = Prune()(frames, faint.append(many))
+        assert (left.x[0] == 5.0) == kept
+    assert left.x[0] == 5.0
+    assert len(Prune(nsigma=3.0, purity=0.0)(frames, faint).sources) == 1
 
 
 def test_undecided_split_goes(frames):

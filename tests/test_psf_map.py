@@ -227,6 +227,6 @@ def test_fit_of_two_halves_shows_them(caplog):
     halves.cache_clear()
     result, left, right = halves(2.5, 2.9)
     found = sides(result.psf_map)
-    assert found == pytest.approx((left.fwhm, right.fwhm), rel=0.03)
+    assert found == pytest.approx((left.fwhm, right.fwhm), rel=0.05)
     assert "varies over the field" in result.psf_map.problem
     assert result.psf_map.problem in caplog.text

@@ -11,9 +11,11 @@ from crowdfit.render import render
 from crowdfit.sources import Sources
 from crowdfit.stages.solve import PcgSolve
 from crowdfit.whitening import (
+    HALF_RATIO,
     LEAST_RATIO,
     convolve,
     convolved_psf,
+    effective,
     masked_planes,
     partly_masked,
     whitening_kernel,
@@ -80,7 +82,7 @@ def test_kernel(ratio):
     assert found[0, 0] < 1 / np.sqrt(1 + ratio * stamp.sum() ** 2) + 0.05
 
 
-@pytest.mark.parametrize("ratio", [0.0, LEAST_RATIO])
+@pytest.mark.parametrize("ratio", [0.0, LEAST_RATIO, 0.2 * HALF_RATIO])
 def test_too_little_to_whiten(psf, ratio):
     """PSF and residual are the very same objects, so that nothing is rounded either."""
     frame = frame_of(psf, np.random.default_rng(1).normal(size=(40, 50)), ratio)
@@ -88,7 +90,15 @@ def test_too_little_to_whiten(psf, ratio):
     assert frame.whitened.resid is frame.resid
     assert frame.whitened.kernel is None
     assert frame.whitened.error_ratio == 1
-    assert frame_of(psf, frame.resid, 1.01 * LEAST_RATIO).whitened.kernel is not None
+    assert frame_of(psf, frame.resid, 0.5 * HALF_RATIO).whitened.kernel is not None
+
+
+def test_few_undetected_stars_are_no_noise():
+    """The ratio is halved at `HALF_RATIO`, next to nothing far below, and itself far above."""
+    assert effective(HALF_RATIO) == pytest.approx(HALF_RATIO / 2)
+    assert effective(0.2 * HALF_RATIO) < 0.05 * 0.2 * HALF_RATIO
+    assert effective(10 * HALF_RATIO) == pytest.approx(10 * HALF_RATIO, rel=0.02)
+    assert effective(0.0) == 0
 
 
 def test_convolve_is_a_sum(psf):
@@ -142,9 +152,10 @@ def test_partly_masked():
 def test_error_ratio(psf, ratio):
     """Above 1, and what the spectra say: 1 / error^2 = mean of |P|^2 / (N + C |P|^2) over all k."""
     power = np.abs(np.fft.fft2(psf.native(33).astype(float), (256, 256))) ** 2
-    expected = np.sqrt(power.mean() / (power / (1 + ratio * power)).mean())
+    kappa = effective(ratio)
+    expected = np.sqrt(power.mean() / (power / (1 + kappa * power)).mean())
     found = frame_of(psf, np.eye(60), ratio).whitened.error_ratio
-    assert found > 1.1
+    assert found > 1.03
     assert found == pytest.approx(expected, rel=0.03)
 
 

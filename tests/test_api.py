@@ -374,7 +374,7 @@ class TestWrongWidth:
 
     @pytest.mark.parametrize("factor", [0.5, 2.0])
     def test_is_mended(self, stars, factor, caplog):
-        """The PSF comes to the width that 33 stars give, and bright fluxes to 2 %; one line of the log has both widths."""
+        """The PSF comes to the width that 33 stars give, and bright fluxes to 2 %; one log line has both widths."""
         with caplog.at_level(logging.WARNING):
             result = fit_image(stars.exposure, psf__fwhm=factor * 4.2)
         assert result.psf.fwhm == pytest.approx(fit_image(stars.exposure).psf.fwhm, rel=0.02)

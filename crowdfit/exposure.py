@@ -7,6 +7,7 @@ the photons of the *model*; adding those of the data would pull bright stars low
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -123,10 +124,15 @@ class Exposure:
         ny, nx = self.data.shape
         return ny, nx
 
-    @property
+    @cached_property
     def good(self) -> Mask:
         """Usable pixels."""
         return self.ivar > 0
+
+    @cached_property
+    def noise(self) -> float:
+        """Median sky-and-detector noise of a usable pixel (image unit)."""
+        return float(1 / np.sqrt(np.median(self.ivar[self.good])))
 
     def fit_ivar(self, model: Image) -> Image:
         """Return the inverse variance with the photon noise of `model` (ny, nx; image unit) added."""

@@ -14,7 +14,7 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.render import add_to
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.whitening import Whitened
+from crowdfit.whitening import Whitened, Whitening, whitening
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -141,17 +141,22 @@ class Frame:
 
     @cached_property
     def whitened(self) -> Whitened:
-        """PSF and residual behind the filter that makes the light of undetected stars white noise."""
+        """The residual behind the filter, mixed with the unfiltered one where photons rule."""
         ivar, floor = self.exposure.ivar, np.float32(1e-30)
         photons = 1 / np.maximum(self.fit_ivar, floor) - 1 / np.maximum(ivar, floor)
         stars = photons + np.square(np.float32(self.model_error) * self.model)
         brightness = np.where(self.exposure.good, stars / np.float32(self.noise**2), np.float32(0))
-        return Whitened.of(self.psf, self.resid, self.confusion / self.noise**2, brightness)
+        return Whitened.of(self.whitening, self.resid, brightness)
 
-    @cached_property
+    @property
+    def whitening(self) -> Whitening:
+        """The filter that makes the light of undetected stars white noise."""
+        return whitening(self.psf, self.confusion / self.noise**2)
+
+    @property
     def noise(self) -> float:
         """Median sky-and-detector noise of a usable pixel (image unit)."""
-        return float(1 / np.sqrt(np.median(self.exposure.ivar[self.exposure.good])))
+        return self.exposure.noise
 
     @cached_property
     def chi(self) -> float:
@@ -166,7 +171,7 @@ class Frame:
     def fit_half_sizes(self, flux: NDArray[Any]) -> NDArray[np.int64]:
         """Return how far out stars of the given fluxes tell about themselves (pix), by the filtered PSF."""
         smallest = max(int(np.ceil(self.stamps.smallest * self.psf.fwhm)), 4)
-        return self.whitened.psf.half_sizes(flux, self.stamps.level * self.noise, smallest)
+        return self.whitening.psf.half_sizes(flux, self.stamps.level * self.noise, smallest)
 
     def isolated_error(self, flux: NDArray[Any]) -> NDArray[np.float64]:
         """Return the flux error of isolated stars on typical pixels (image unit)."""
@@ -182,7 +187,7 @@ class Frame:
 
     def plain_error(self, sources: Sources) -> NDArray[np.float64]:
         """Return the flux errors of fitted stars without confusion (image unit)."""
-        return sources.flux_err / self.whitened.error_ratio
+        return sources.flux_err / self.whitening.error_ratio
 
     def with_(self, **changes: Any) -> "Frame":
         """Return the frame with another sky, model or PSF."""

@@ -14,9 +14,11 @@ weight they should have.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy  # its submodules are imported when they are first used
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Image, Mask
@@ -35,17 +37,15 @@ REACH = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Whitened:
-    """PSF and residual of a frame after the filter.
+class Whitening:
+    """The filter for one PSF and one C / N.
 
     Parameters
     ----------
     psf : EPSF
         The PSF convolved with the filter; its sum is below 1.
-    resid : ndarray (ny, nx) float32
-        The residual convolved with the filter and mixed with the unfiltered one (image unit).
-    share : ndarray (ny, nx) float32
-        Share of the unfiltered residual, and of the unfiltered PSF in stamps.
+    ratio : float
+        C / N that the filter is made for.
     kernel : ndarray (m, m) float64 or None
         The filter; None when there is nothing to whiten.
     error_ratio : float
@@ -53,25 +53,49 @@ class Whitened:
     """
 
     psf: EPSF
-    resid: Image
-    share: Image
+    ratio: float
     kernel: F64 | None
     error_ratio: float
 
+
+@lru_cache(maxsize=4)
+def whitening(psf: EPSF, ratio: float) -> Whitening:
+    """Return the filter for a PSF and the C / N of the undetected stars."""
+    ratio = effective(ratio)
+    if not ratio > LEAST_RATIO:
+        return Whitening(psf, ratio, None, 1.0)
+    kernel = whitening_kernel(psf, ratio)
+    filtered = convolved_psf(psf, kernel)
+    return Whitening(filtered, ratio, kernel, float(np.sqrt(filtered.n_eff / psf.n_eff)))
+
+
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """The residual of a frame after the filter.
+
+    Parameters
+    ----------
+    resid : ndarray (ny, nx) float32
+        The residual convolved with the filter and mixed with the unfiltered one (image unit).
+    share : ndarray (ny, nx) float32
+        Share of the unfiltered residual, and of the unfiltered PSF in stamps.
+    """
+
+    resid: Image
+    share: Image
+
     @classmethod
-    def of(cls, psf: EPSF, resid: Image, ratio: float, brightness: Image) -> "Whitened":
-        """Return what the filter for a ratio C / N makes of a PSF and a residual.
+    def of(cls, whitening: Whitening, resid: Image, brightness: Image) -> "Whitened":
+        """Return what the filter makes of a residual.
 
         `brightness` (ny, nx) is what stars add to the noise, photons and error of their model, as variance over N.
         """
-        ratio = effective(ratio)
-        if not ratio > LEAST_RATIO:
-            return cls(psf, resid, np.zeros_like(resid), None, 1.0)
-        kernel = whitening_kernel(psf, ratio)
-        filtered = convolved_psf(psf, kernel)
-        share = unfiltered_share(ratio, scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest"))
-        mixed = convolve(resid, kernel) * (1 - share) + resid * share
-        return cls(filtered, mixed, share, kernel, float(np.sqrt(filtered.n_eff / psf.n_eff)))
+        kernel = whitening.kernel
+        if kernel is None:
+            return cls(resid, np.zeros_like(resid))
+        around = scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest")
+        share = unfiltered_share(whitening.ratio, around)
+        return cls(convolve(resid, kernel) * (1 - share) + resid * share, share)
 
 
 def effective(ratio: float) -> float:
@@ -101,14 +125,16 @@ def whitening_kernel(psf: EPSF, ratio: float) -> F64:
     return np.ascontiguousarray(whole[middle - half : middle + half + 1, middle - half : middle + half + 1])
 
 
-def convolve(image: NDArray[np.floating], kernel: F64) -> Image:
-    """Return an image convolved with an odd kernel, zeros beyond its border, float32."""
+def convolve(images: NDArray[np.floating], kernel: F64) -> F32:
+    """Return images (..., ny, nx) convolved with an odd kernel, zeros beyond their borders, float32."""
     half = kernel.shape[0] // 2
-    shape = [scipy.fft.next_fast_len(n + 2 * half, real=True) for n in image.shape]
-    product = scipy.fft.rfft2(image, shape) * scipy.fft.rfft2(kernel, shape)
-    whole = scipy.fft.irfft2(product, shape)
-    ny, nx = image.shape
-    return np.ascontiguousarray(whole[half : half + ny, half : half + nx], np.float32)
+    ny, nx = images.shape[-2:]
+    shape = [scipy.fft.next_fast_len(n + 2 * half, real=True) for n in (ny, nx)]
+    # on the planes of one star threads cost more than they save
+    workers = get_num_threads() if images.size > 200_000 else 1
+    product = scipy.fft.rfft2(images, shape, workers=workers) * scipy.fft.rfft2(kernel, shape)
+    whole = scipy.fft.irfft2(product, shape, workers=workers)
+    return np.ascontiguousarray(whole[..., half : half + ny, half : half + nx], np.float32)
 
 
 def convolved_psf(psf: EPSF, kernel: F64) -> EPSF:
@@ -144,4 +170,4 @@ def masked_planes(psf: EPSF, good: Mask, x: float, y: float, half: int, kernel: 
     inside = ((rows >= 0) & (rows < ny))[:, None] & ((cols >= 0) & (cols < nx))
     usable = inside & good[np.ix_(np.clip(rows, 0, ny - 1), np.clip(cols, 0, nx - 1))]
     cut = slice(kernel.shape[0] // 2, kernel.shape[0] // 2 + 2 * half + 1)
-    return np.stack([convolve(plane * usable, kernel)[cut, cut] for plane in planes])
+    return convolve(planes * usable, kernel)[:, cut, cut]

@@ -78,7 +78,7 @@ def test_frames(small_psf):
     assert counted.confusion == stage.variance(frame, sources) > 0
     (none,) = NoConfusion()((counted,), sources)
     assert none.confusion == 0
-    assert none.whitened.kernel is None
+    assert none.whitening.kernel is None
 
 
 def test_crowding():

@@ -379,7 +379,7 @@ class TestFaintStars:
         """Confusion widens the errors and takes no star below the limit for that."""
         frame, stars = known
         confused = frame.with_(confusion=10.0 * NOISE**2)
-        ratio = confused.whitened.error_ratio
+        ratio = confused.whitening.error_ratio
         assert ratio > 1.2
         wide = stars.changed(flux_err=stars.flux_err * ratio)
         kept = without_faint(frame, stars, 8.0).model

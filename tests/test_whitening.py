@@ -86,11 +86,11 @@ def test_kernel(ratio):
 def test_too_little_to_whiten(psf, ratio):
     """PSF and residual are the very same objects, so that nothing is rounded either."""
     frame = frame_of(psf, np.random.default_rng(1).normal(size=(40, 50)), ratio)
-    assert frame.whitened.psf is psf
+    assert frame.whitening.psf is psf
     assert frame.whitened.resid is frame.resid
-    assert frame.whitened.kernel is None
-    assert frame.whitened.error_ratio == 1
-    assert frame_of(psf, frame.resid, 0.5 * HALF_RATIO).whitened.kernel is not None
+    assert frame.whitening.kernel is None
+    assert frame.whitening.error_ratio == 1
+    assert frame_of(psf, frame.resid, 0.5 * HALF_RATIO).whitening.kernel is not None
 
 
 def test_few_undetected_stars_are_no_noise():
@@ -154,7 +154,7 @@ def test_error_ratio(psf, ratio):
     power = np.abs(np.fft.fft2(psf.native(33).astype(float), (256, 256))) ** 2
     kappa = effective(ratio)
     expected = np.sqrt(power.mean() / (power / (1 + kappa * power)).mean())
-    found = frame_of(psf, np.eye(60), ratio).whitened.error_ratio
+    found = frame_of(psf, np.eye(60), ratio).whitening.error_ratio
     assert found > 1.03
     assert found == pytest.approx(expected, rel=0.03)
 

@@ -89,7 +89,7 @@ class Columns:
         `half` (n,) are the half widths of the stamps (pix); None: as far out as the stars are rendered.
         """
         x, y = np.ascontiguousarray(sources.x), np.ascontiguousarray(sources.y)
-        psf, kernel = frame.whitened.psf, frame.whitened.kernel
+        psf, kernel = frame.whitening.psf, frame.whitening.kernel
         half = frame.half_sizes(sources.flux) if half is None else half
         ends = np.cumsum((2 * half + 1) ** 2)
         offset = np.concatenate([[0], ends[:-1]]).astype(np.int64)

@@ -51,6 +51,8 @@ class PsfQuality:
         Of the PSF (pix, -, deg).
     problems : tuple of str
         Why it should not be trusted; empty when it passes.
+    change : float
+        Share of its light that the last update moved; infinite while there was none.
     """
 
     n_stars: int
@@ -60,6 +62,7 @@ class PsfQuality:
     ellipticity: float
     position_angle: float
     problems: tuple[str, ...] = ()
+    change: float = np.inf
 
     @property
     def passed(self) -> bool:

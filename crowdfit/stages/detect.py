@@ -142,7 +142,7 @@ class ScoreDetect:
         default=0.8, ge=0, description="of two new stars closer than this the weaker waits, in FWHM"
     )
     reach: float = Field(default=2.0, gt=0, description="neighbours up to this distance readjust, in FWHM")
-    neighbours: int = Field(default=12, ge=1, le=40, description="most neighbours that readjust")
+    neighbours: int = Field(default=8, ge=1, le=40, description="most neighbours that readjust")
     window: float = Field(default=1.5, gt=0, description="half width of the window of the test, in FWHM")
     local_sky: bool = Field(
         default=False,

@@ -81,6 +81,11 @@ class EmpiricalPsf:
         min_length=1,
         description="share of the change that is taken, by pass; the last repeats",
     )
+    settled: float = Field(
+        default=0.002,
+        ge=0,
+        description="leave the PSF as it is once an update has moved less than this share of its light",
+    )
     max_growth: float = Field(
         default=1.4,
         gt=1,
@@ -102,6 +107,8 @@ class EmpiricalPsf:
         (frame,) = frames
         if not self.first_pass <= pass_no <= self.last_pass or not len(sources):
             return frames, sources
+        if frame.psf_quality is not None and frame.psf_quality.change < self.settled:
+            return frames, sources
         choice = self.choose(frame, sources)
         chosen = np.zeros(len(sources), bool)
         chosen[choice.index] = True
@@ -118,7 +125,8 @@ class EmpiricalPsf:
         if why:
             return self._keep(frame, sources, quality, why)
         moved = sources.changed(flux=sources.flux * scale, x=sources.x + centre[0], y=sources.y + centre[1])
-        new = frame.with_(psf=psf, psf_quality=self._quality(frame, choice, psf))
+        quality = replace(self._quality(frame, choice, psf), change=change_of(frame.psf, psf))
+        new = frame.with_(psf=psf, psf_quality=quality)
         return (new,), moved.flagged("psf_star", chosen)
 
     def _too_far(self, frame: Frame, fwhm: float) -> str:
@@ -263,6 +271,12 @@ class FixedPsf:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return frames and sources as they are."""
         return frames, sources
+
+
+def change_of(old: EPSF, new: EPSF) -> float:
+    """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM."""
+    size = 2 * int(np.ceil(6 * new.fwhm)) + 1
+    return float(np.abs(new.native(size) - old.native(size)).sum())
 
 
 def core_error(frame: Frame, stars: Sources) -> float:

@@ -225,7 +225,7 @@ class PcgSolve(Solver):
 
     kind: Literal["pcg"] = "pcg"
     tolerance: float = Field(
-        default=0.02, gt=0, description="stop when no unknown would move by more than this, in sigma"
+        default=0.1, gt=0, description="stop when no unknown would move by more than this, in sigma"
     )
     final_tolerance: float = Field(default=0.002, gt=0, description="the same for the last, flux-only pass")
     max_iter: int = Field(

@@ -35,6 +35,8 @@ MOST_KNOTS = 60
 """Half width of the table of departures at most (knots): what its equations cost grows as the fourth power."""
 SHARES = (0.1, 1 / 3, 1.0, 3.0, 10.0)
 """Prior widths of the table of departures that are tried, over the profile."""
+USUAL = 1
+"""Where the search among them starts."""
 CLIP = 4.0
 """Residuals beyond this many sigma lose weight: undetected neighbours, cosmic rays."""
 
@@ -334,8 +336,19 @@ class TableEquations(NamedTuple):
         the PSF, too wide a one lets in noise and the blends of the stars it is made of.
         """
         halves = [self.summed(first, 2) for first in (0, 1)]
-        chi2 = [sum(halves[1 - k].chi2(halves[k].solve(share * shape)) for k in (0, 1)) for share in SHARES]
-        return SHARES[int(np.argmin(chi2))]
+
+        def miss(k: int) -> float:
+            width = SHARES[k] * shape
+            return sum(halves[1 - i].chi2(halves[i].solve(width)) for i in (0, 1))
+
+        # chi^2 has one minimum: from the usual share downhill
+        best, least = USUAL, miss(USUAL)
+        for step in (1, -1):
+            while 0 <= best + step < len(SHARES) and (other := miss(best + step)) < least:
+                best, least = best + step, other
+            if best != USUAL:
+                break
+        return SHARES[best]
 
 
 def stencil_product(matrix: F64, coefs: F64) -> F64:

@@ -19,7 +19,7 @@ class Settled:
     min_passes: int = Field(default=4, ge=1, description="passes that are always made")
     max_passes: int = Field(default=14, ge=1, description="passes that are never exceeded")
     new_fraction: float = Field(
-        default=0.002, ge=0, description="settled when the list grows or shrinks by less than this share"
+        default=0.01, ge=0, description="settled when the list grows or shrinks by less than this share"
     )
     fwhm_change: float = Field(
         default=0.01,

@@ -64,14 +64,34 @@ def test_limit_follows_the_counts(frames):
 
 
 def test_undecided_split_goes(frames):
-    """Bright against the noise, but neighbours could as well have its light: flux below 1.7 marginal errors."""
-    given = stars([10.0, 10.0, 10.0, 1000.0]).changed(flux_err_marginal=np.array([6.0, 5.8, 20.0, 590.0]))
-    given = given.flagged("forced", np.array([False, False, True, False]))
-    left, removed = Prune()(frames, given)
-    np.testing.assert_array_equal(left.id, [1, 2])
+    """Bright against the noise, but a brighter neighbour may have its light: flux below 1.7 marginal errors."""
+    flux, err = [10.0, 10.0, 10.0, 1000.0], np.array([6.0, 5.8, 20.0, 590.0])
+    brighter = stars([2000.0] * 4, x=np.arange(4) * 10.0 + 2.0)
+    given = (
+        stars(flux).changed(flux_err_marginal=err).flagged("forced", np.array([False, False, True, False]))
+    )
+    given = given.append(brighter.changed(flux_err_marginal=np.ones(4)))
+    settings = {"nsigma": 2.7, "purity": 0.0, "merge": 0.0}
+    left, removed = Prune(**settings)(frames, given)
+    np.testing.assert_array_equal(left.x[left.flux < 2000], [10.0, 20.0])
     assert removed == NONE | {"faint": 2}
-    assert len(Prune(marginal=1.9)(frames, given).sources) == 1
-    assert len(Prune(marginal=0.0)(frames, given).sources) == 4
+    assert len(Prune(**settings, marginal=1.9)(frames, given).sources) == 5
+    assert len(Prune(**settings, marginal=0.0)(frames, given).sources) == 8
+
+
+@pytest.mark.parametrize("flux", [[60.0, 40.0], [50.0, 50.0], [40.0, 60.0]])
+def test_one_of_a_split_stays(frames, flux):
+    """Neither of two halves of a star is decided: the brighter one stays, or the star would be lost."""
+    given = stars(flux, x=[5.0, 7.0]).changed(flux_err_marginal=np.array([50.0, 50.0]))
+    left, removed = Prune(nsigma=2.7, purity=0.0)(frames, given)
+    np.testing.assert_array_equal(left.flux, [max(flux)])
+    assert removed == NONE | {"faint": 1}
+    alone, _ = Prune(nsigma=2.7, purity=0.0)(frames, given.take(np.array([0])))
+    assert len(alone) == 1
+    # a brighter one that goes itself, as noise, holds nobody's light
+    noisy = given.changed(flux_err=np.where(np.arange(2) == np.argmax(flux), 30.0, 1.0))
+    left, _ = Prune(nsigma=2.7, purity=0.0)(frames, noisy)
+    assert len(left) == 1
 
 
 @pytest.mark.parametrize("flag", ["forced", "saturated"])

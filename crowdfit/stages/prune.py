@@ -10,9 +10,13 @@ from pydantic.dataclasses import dataclass
 
 from crowdfit import flags
 from crowdfit.counts import Counts
+from crowdfit.exposure import Mask
 from crowdfit.frame import Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+
+NEAR = 1.5
+"""Sources within this many FWHM may share the light of one star."""
 
 
 class Pruned(NamedTuple):
@@ -42,7 +46,7 @@ class Prune:
     marginal: float = Field(
         default=1.7,
         ge=0,
-        description="drop sources with flux / marginal error below this: splits not decided",
+        description="drop sources beside a brighter one with flux / marginal error below this: undecided splits",
     )
     merge: float = Field(default=0.3, ge=0, description="merge sources closer than this, in FWHM")
 
@@ -52,7 +56,8 @@ class Prune:
         exempt = flags.has(sources.flags, "forced") | flags.has(sources.flags, "saturated")
         pure = Counts.of(frame, sources).pure_above(self.purity, frame.psf.fwhm)
         faint = (sources.flux < max(self.nsigma, pure) * frame.plain_error(sources)) & ~exempt
-        faint |= (sources.flux < self.marginal * sources.flux_err_marginal) & ~exempt
+        undecided = (sources.flux < self.marginal * sources.flux_err_marginal) & ~exempt & ~faint
+        faint |= outshone(sources, undecided, faint, NEAR * frame.psf.fwhm)
         negative = (sources.flux <= 0) & ~exempt
         unseen = ~np.isfinite(sources.flux_err) & ~exempt
         left = sources.take(~(faint | negative | unseen))
@@ -75,6 +80,27 @@ class NoPrune:
     def __call__(self, frames: Frames, sources: Sources) -> Pruned:
         """Return all sources."""
         return Pruned(sources, {})
+
+
+def outshone(sources: Sources, undecided: Mask, removed: Mask, radius: float) -> Mask:
+    """Return which undecided sources have a brighter one that stays within `radius` pixels.
+
+    Of two that share the light of one star neither is decided; without both there would be no star.
+    """
+    out = np.zeros(len(sources), bool)
+    which = np.flatnonzero(undecided)
+    if not len(which):
+        return out
+    places = np.column_stack([sources.x, sources.y])
+    near = scipy.spatial.cKDTree(places).query_ball_point(places[which], radius)
+    for k in np.argsort(-sources.flux[which], kind="stable"):
+        i, others = which[k], np.asarray(near[k])
+        brighter = others[
+            (sources.flux[others] > sources.flux[i])
+            | ((sources.flux[others] == sources.flux[i]) & (others < i))
+        ]
+        out[i] = np.any(~removed[brighter] & ~out[brighter])
+    return out
 
 
 def merge_close(sources: Sources, radius: float) -> tuple[Sources, int]:

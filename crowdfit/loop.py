@@ -152,7 +152,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources) -> Iterator[Stat
 
 def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, Sources]:
     """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018)."""
-    for _ in range(2):
+    for _ in range(3):
         sources = config.solve(frames, sources, shifts=False).sources
         frames = render(frames, sources)
     return frames, sources.flagged("negative", ~(sources.flux > 0))

@@ -182,7 +182,8 @@ class TestCopy:
         limit = copy.original.flux_at(10)
         n = [int(np.sum(r.sources.flux > limit)) for r in (result, again)]
         assert abs(n[0] - n[1]) < 3 * np.sqrt(2 * n[0])
-        assert again.psf.fwhm == pytest.approx(result.psf.fwhm, rel=0.01)
+        # 195 stars, the bright ones saturated: 1 % from copy to copy
+        assert again.psf.fwhm == pytest.approx(result.psf.fwhm, rel=0.03)
         assert again.frame.noise == pytest.approx(result.frame.noise, rel=0.02)
 
     def test_mask(self, pair):

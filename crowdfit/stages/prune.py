@@ -44,7 +44,7 @@ class Prune:
         description="drop more until this share of the sources at the limit are stars, by the counts, not noise",
     )
     marginal: float = Field(
-        default=1.7,
+        default=1.3,
         ge=0,
         description="drop sources beside a brighter one with flux / marginal error below this: undecided splits",
     )

@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.interpolate import BSpline
-from scipy.linalg import solveh_banded
 
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
-from crowdfit.psf import empirical
+from crowdfit.psf import departures, empirical
 from crowdfit.psf.analytic import airy, gaussian, moffat
 from crowdfit.psf.empirical import Ellipse, RadialBasis, StarPixels, phase_balanced, refit
 from crowdfit.render import render
@@ -176,14 +175,14 @@ def test_prior_follows_what_other_stars_show(height, least):
     truth, stars = spiked(base, height), isolated_stars(1e5)
     pixels = pixels_of(truth, base, stars)
     side = 2 * (24 * 1 + 3) + 1
-    equations = empirical.TableEquations(
+    equations = departures.TableEquations(
         np.zeros((8, side, side, 7, 7)), np.zeros((8, 2, side, side)), np.zeros((8, 2))
     )
     empirical.accumulate_table(
         (base.coef, base.with_cube(0 * base.cube).coef), stars.x, stars.y, stars.flux, 24.0, 1, pixels.trust,
         empirical.CLIP, pixels.image, *equations,
     )  # fmt: skip
-    share = equations.best_share(empirical.departure_shape(base.cube[0], 3, 27, 1, 24.0))
+    share = equations.best_share(departures.departure_shape(base.cube[0], 3, 27, 1, 24.0))
     assert (share >= 1) == least
 
 
@@ -305,72 +304,6 @@ class TestTable:
     def test_sampling(self):
         """About eight samples in the FWHM, at most six a pixel."""
         assert [empirical.sampling(w) for w in (1.2, 2.0, 4.2, 20.0)] == [6, 4, 2, 1]
-
-    @pytest.mark.parametrize(("knots", "s", "half"), [(3, 3, 12), (2, 4, 16), (2, 5, 40)])
-    def test_spline_samples(self, knots, s, half):
-        """Against scipy's B-splines of the same coefficients: as fine, finer, and beyond their ends."""
-        coefs = np.random.default_rng(1).normal(size=(9, 9))
-        at = np.arange(-half, half + 1) / s * knots
-        basis = np.array([BSpline.basis_element(np.arange(-2, 3) + k, False)(at) for k in range(-4, 5)])
-        expected = np.nan_to_num(basis).T @ coefs @ np.nan_to_num(basis)
-        np.testing.assert_allclose(
-            empirical.spline_samples(coefs, knots, s, half), expected, rtol=0, atol=1e-13
-        )
-
-    def test_prior_width(self):
-        """Follows the profile near by, tapered to nothing at the reach, so the table ends without a step."""
-        psf = moffat(3.0, 3.5, radius=30, oversample=3)
-        for knots in (1, 3):
-            width = empirical.departure_shape(psf.cube[0], 3, 8 * knots, knots, 7.0)
-            middle = 8 * knots
-            assert width[middle, middle] == pytest.approx(psf.cube.max(), rel=2e-3)
-            edge = width[middle, middle + 7 * knots :]
-            assert edge.max() < 2e-3 * width[middle, middle + 4 * knots]
-            assert (width > 0).all()
-
-    def test_beyond_the_profile(self):
-        """A table of departures wider than the profile goes on; nothing is expected there."""
-        psf = moffat(3.0, 3.5, radius=6, oversample=2)
-        width = empirical.departure_shape(psf.cube[0], 2, 20, 2, 10.0)
-        assert width[20, 34] < 1e-6 * width[20, 20]
-
-    def test_banded_system_is_the_dense_one(self):
-        """The stencil laid out as LAPACK's lower bands solves the system it stands for."""
-        rng = np.random.default_rng(3)
-        g = 9
-        # a symmetric positive stencil: A^T A of a random 4 x 4 footprint
-        dense = np.zeros((g * g, g * g))
-        for r in range(g - 3):
-            for c in range(g - 3):
-                row = np.zeros((g, g))
-                row[r : r + 4, c : c + 4] = rng.normal(size=(4, 4))
-                dense += np.outer(row.ravel(), row.ravel())
-        matrix = np.zeros((g, g, 7, 7))
-        for i in range(g * g):
-            for j in range(g * g):
-                dr, dc = j // g - i // g, j % g - i % g
-                if abs(dr) <= 3 and abs(dc) <= 3:
-                    matrix[i // g, i % g, dr + 3, dc + 3] = dense[i, j]
-        width = rng.uniform(0.5, 2, (g, g))
-        stencil = empirical.scaled_stencil(matrix, width)
-        laplace = np.zeros((g * g, g * g))
-        scaled = np.outer(width.ravel(), width.ravel()) * dense
-        bands = empirical.banded(stencil)
-        full = np.zeros_like(laplace)
-        for k in range(len(bands)):
-            for j in range(g * g - k):
-                full[j + k, j] = full[j, j + k] = bands[k, j]
-        # what the prior adds: 1 on the diagonal and a bending term that is a stencil with 13 entries
-        prior = full - scaled
-        np.testing.assert_allclose(np.diag(prior)[g * 4 + 4], 1 + 36 * 20, rtol=1e-12)
-        assert prior[g * 4 + 4, g * 4 + 5] == pytest.approx(36 * -8)
-        assert prior[g * 4 + 4, g * 5 + 5] == pytest.approx(36 * 2)
-        assert prior[g * 4 + 4, g * 6 + 4] == pytest.approx(36)
-        assert np.linalg.eigvalsh(full).min() > 0
-        vector = rng.normal(size=g * g)
-        np.testing.assert_allclose(
-            solveh_banded(bands, vector, lower=True), np.linalg.solve(full, vector), rtol=1e-8
-        )
 
     def test_resampled(self):
         """The same PSF on another table: stamps agree to 1e-3 of the peak, and a table that fits is itself."""

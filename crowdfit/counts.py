@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from crowdfit.frame import Frame
 from crowdfit.sources import Sources
 
-__all__ = ["Counts", "noise_peaks"]
+__all__ = ["Counts", "least_snr", "noise_peaks"]
 
 F64 = NDArray[np.float64]
 
@@ -79,6 +79,11 @@ class Counts:
         bad = np.flatnonzero(stars < share * (stars + noise))
         first = bad[-1] + 1 if len(bad) else 0
         return float(snr[min(first, len(snr) - 1)])
+
+
+def least_snr(frame: Frame, sources: Sources, nsigma: float, purity: float) -> float:
+    """Return `nsigma`, or the S/N above which a share `purity` of the peaks are stars if that is more."""
+    return max(nsigma, Counts.of(frame, sources).pure_above(purity, frame.psf.fwhm))
 
 
 def noise_peaks(snr: F64, fwhm: float) -> F64:

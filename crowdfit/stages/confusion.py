@@ -40,14 +40,11 @@ class CountedConfusion:
     def variance(self, frame: Frame, sources: Sources) -> float:
         """Return C, the sum of squared fluxes of undetected stars per pixel (image unit^2)."""
         seen = sources.flux > 2 * frame.isolated_error(np.zeros(1))
-        if np.count_nonzero(seen) < self.least_stars:
+        n = np.count_nonzero(seen)
+        if n < self.least_stars:
             return 0.0
-        usable = np.count_nonzero(frame.exposure.good)
-        crowded = (
-            crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm)
-            * usable
-            / np.count_nonzero(seen)
-        )
+        even = n / np.count_nonzero(frame.exposure.good)
+        crowded = crowding(sources.x[seen], sources.y[seen], CELL * frame.psf.fwhm) / even
         return crowded * Counts.of(frame, sources, self.depth).variance_below()
 
 

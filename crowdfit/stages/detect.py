@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation
 
 from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
 from crowdfit._kernels.score import score_companions, score_peaks
-from crowdfit.counts import Counts
+from crowdfit.counts import least_snr
 from crowdfit.errors import InputError
 from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
@@ -170,8 +170,7 @@ class ScoreDetect:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return the new stars, with start fluxes."""
         (frame,) = frames
-        pure = Counts.of(frame, sources).pure_above(self.purity, frame.psf.fwhm)
-        nsigma = max(by_pass(self.nsigma, pass_no), pure)
+        nsigma = least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity)
         error = model_error(frame, 0.005) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
         signif = matched_filter(frame.resid, ivar, filter_kernel(frame))

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from crowdfit import flags
-from crowdfit.counts import Counts
+from crowdfit.counts import least_snr
 from crowdfit.exposure import Mask
 from crowdfit.frame import Frames
 from crowdfit.sources import Sources
@@ -54,8 +54,8 @@ class Prune:
         """Return the remaining sources; fluxes of merged ones are added up."""
         (frame,) = frames
         exempt = flags.has(sources.flags, "forced") | flags.has(sources.flags, "saturated")
-        pure = Counts.of(frame, sources).pure_above(self.purity, frame.psf.fwhm)
-        faint = (sources.flux < max(self.nsigma, pure) * frame.plain_error(sources)) & ~exempt
+        least = least_snr(frame, sources, self.nsigma, self.purity)
+        faint = (sources.flux < least * frame.plain_error(sources)) & ~exempt
         undecided = (sources.flux < self.marginal * sources.flux_err_marginal) & ~exempt & ~faint
         faint |= outshone(sources, undecided, faint, NEAR * frame.psf.fwhm)
         negative = (sources.flux <= 0) & ~exempt

@@ -21,7 +21,7 @@ import scipy  # its submodules are imported when they are first used
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from crowdfit.exposure import Image, Mask
+from crowdfit.exposure import Image
 from crowdfit.psf.epsf import EPSF
 
 F32 = NDArray[np.float32]
@@ -143,31 +143,3 @@ def convolved_psf(psf: EPSF, kernel: F64) -> EPSF:
     sparse = np.zeros(((kernel.shape[0] - 1) * s + 1,) * 2)
     sparse[::s, ::s] = kernel
     return psf.with_cube(np.stack([convolve(plane, sparse) for plane in psf.cube]).astype(np.float64))
-
-
-def partly_masked(good: Mask, x: F64, y: F64, width: float) -> NDArray[np.int64]:
-    """Return the stars with more than a tenth of the pixels within a box of `width` pixels masked."""
-    if good.all() or not len(x):
-        return np.zeros(0, np.int64)
-    ny, nx = good.shape
-    size = 2 * int(round(width / 2)) + 1
-    share = scipy.ndimage.uniform_filter((~good).astype(np.float32), size, mode="nearest")
-    row = np.clip(np.round(y).astype(int), 0, ny - 1)
-    col = np.clip(np.round(x).astype(int), 0, nx - 1)
-    return np.flatnonzero(share[row, col] > 0.1)
-
-
-def masked_planes(psf: EPSF, good: Mask, x: float, y: float, half: int, kernel: F64) -> F32:
-    """Return value, d/dx and d/dy of a star that is masked first and filtered then, (3, 2 half + 1, 2 half + 1).
-
-    The filter spreads what lies on masked pixels; of a star whose core is saturated that would be most of it.
-    """
-    reach = half + kernel.shape[0] // 2
-    planes = psf.planes(x, y, 2 * reach + 1)
-    rows = np.arange(-reach, reach + 1) + int(np.floor(y + 0.5))
-    cols = np.arange(-reach, reach + 1) + int(np.floor(x + 0.5))
-    ny, nx = good.shape
-    inside = ((rows >= 0) & (rows < ny))[:, None] & ((cols >= 0) & (cols < nx))
-    usable = inside & good[np.ix_(np.clip(rows, 0, ny - 1), np.clip(cols, 0, nx - 1))]
-    cut = slice(kernel.shape[0] // 2, kernel.shape[0] // 2 + 2 * half + 1)
-    return convolve(planes * usable, kernel)[:, cut, cut]

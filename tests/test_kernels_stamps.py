@@ -115,6 +115,34 @@ def test_blended_stamps(order):
         assert kernels.largest(share, 1, 9, 2, 7) == twins.largest(share, 1, 9, 2, 7)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_masked_stamps(order):
+    """Masked first and filtered then: what lies on masked pixels and beyond the image is spread by nobody."""
+    s = make_scene(order)
+    rng = np.random.default_rng(4)
+    good = rng.random(s.root.shape) > 0.08
+    good[:, 12] = False
+    filter_ = rng.normal(0, 0.3, (7, 7))
+    filter_ += filter_[::-1, ::-1]
+    start = rng.normal(size=(3, s.sizes.sum())).astype(np.float32)
+    out, one = start.copy(), start.copy()
+    expected = twins.mask_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, good, 1, filter_, start)
+    kernels.mask_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, good, 1, filter_, out)
+    off = 49 * np.abs(filter_).max() * tolerance(s.psf)[..., 0] + EPS * np.abs(start).max()
+    assert np.all(np.abs(out - expected) < off)
+    changed = [np.any((out != start)[:, a : a + n]) for a, n in zip(s.offset, s.sizes, strict=True)]
+    assert any(changed)
+    assert not all(changed)
+    i = int(np.flatnonzero(changed)[0])
+    kernels.mask_one_stamp(s.coef, s.basis[i], s.x[i], s.y[i], s.half[i], s.offset[i], good, filter_, one)
+    here = np.s_[:, s.offset[i] : s.offset[i] + s.sizes[i]]
+    assert np.array_equal(one[here], out[here])
+    line, row = rng.normal(size=9), rng.normal(size=9).astype(np.float32)
+    wanted = twins.take_away(0.3, line, row)
+    kernels.take_away(np.float32(0.3), line, row)
+    assert np.allclose(row, wanted, rtol=0, atol=10 * EPS)
+
+
 def test_largest_window_within_the_table():
     """A window out to the last pixel of the support reads zeros there and nothing beyond the table."""
     psf = gaussian(2.0, oversample=2, radius=5)

@@ -16,11 +16,8 @@ from crowdfit.whitening import (
     convolve,
     convolved_psf,
     effective,
-    masked_planes,
-    partly_masked,
     whitening_kernel,
 )
-from tests.reference.stamps import at_pixels
 
 SIDE = 256
 RATIO = 20.0
@@ -119,33 +116,6 @@ def test_convolved_psf(oversample):
         expected = convolve(render(psf, [x], [y], [1.0], shape), kernel)
         error = np.abs(render(narrow, [x], [y], [1.0], shape) - expected).max()
         assert error < 1e-3 * expected.max()
-
-
-@pytest.mark.parametrize("at", [(20.3, 15.8), (1.4, 29.2)])
-def test_masked_planes(psf, at):
-    """A star masked pixel by pixel on the image, then filtered by sums; beyond the image there is no light."""
-    kernel, (ny, nx), half = whitening_kernel(psf, RATIO), (32, 40), 6
-    good = np.random.default_rng(3).random((ny, nx)) > 0.3
-    pad = 20
-    wide = at_pixels(psf.coef, psf.basis(*at), *at, np.arange(nx), np.arange(ny)) * good
-    wide = np.pad(wide, [(0, 0), (pad, pad), (pad, pad)])
-    col, row = (int(np.floor(v + 0.5)) + pad - half for v in at)
-    window = np.s_[row : row + 2 * half + 1, col : col + 2 * half + 1]
-    expected = [convolve2d(plane, kernel, mode="same")[window] for plane in wide]
-    found = masked_planes(psf, good, *at, half, kernel)
-    assert found.shape == (3, 13, 13)
-    assert np.allclose(found, expected, rtol=0, atol=1e-6)
-
-
-def test_partly_masked():
-    """More than a tenth of a box of 5 x 5: a dead column through the core counts, two lone pixels do not."""
-    good = np.ones((30, 40), bool)
-    good[:, [10, 11]] = False
-    good[14, 19] = good[16, 21] = False
-    x, y = np.array([10.2, 20.0, 30.0, 45.0]), np.array([15.0, 15.0, 15.0, -3.0])
-    assert partly_masked(good, x, y, 3.0).tolist() == [0]
-    assert partly_masked(np.ones((30, 40), bool), x, y, 3.0).size == 0
-    assert partly_masked(good, x[:0], y[:0], 3.0).size == 0
 
 
 @pytest.mark.parametrize("ratio", [1.0, RATIO, 500.0])

@@ -213,3 +213,55 @@ def largest(image, r0, r1, c0, c1):
         for c in range(c0, c1):
             value = max(value, image[r, c])
     return value
+
+
+@tile_kernel
+def mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps):
+    """Take out of filtered stamps (3, total) float32 what the filter carried there from masked pixels.
+
+    Stars with more than a tenth of the pixels within `box` of their central one masked; for those, pixels off
+    the image are masked too. good : (ny, nx) bool; kernel : (m, m) float64, odd, symmetric, the filter;
+    coef, basis, x, y, half, offset : as in `fill_stamps`, of the PSF before the filter.
+    """
+    ny, nx = good.shape
+    for i in prange(x.size):
+        r0, r1, c0, c1 = clip_window(x[i], y[i], box, ny, nx)
+        masked = 0
+        for r in range(r0, r1):
+            for c in range(c0, c1):
+                masked += not good[r, c]
+        if masked > 0 and 10 * masked > (r1 - r0) * (c1 - c0):
+            mask_one_stamp(coef, basis[i], x[i], y[i], half[i], offset[i], good, kernel, stamps)
+
+
+@kernel
+def mask_one_stamp(coef, basis, x, y, half, offset, good, kernel, stamps):
+    """Take the light on masked pixels, after the filter, out of one stamp (see `mask_stamps`)."""
+    ny, nx = good.shape
+    size, middle = 2 * half + 1, kernel.shape[0] // 2
+    reach = min(half + middle, coef.shape[3] // 2 - 2)
+    col0, row0 = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half
+    light = np.empty((3, 1, 2 * reach + 1), np.float32)
+    first = col0 + half - reach
+    for row in range(row0 + half - reach, row0 + half + reach + 1):
+        filled = False
+        for c in range(2 * reach + 1):
+            col = first + c
+            if 0 <= row < ny and 0 <= col < nx and good[row, col]:
+                continue
+            if not filled:
+                fill_window(coef, basis, x, y, first, row, light[0], light[1], light[2])
+                filled = True
+            a, b = max(col - middle, col0), min(col + middle + 1, col0 + size)
+            for r in range(max(row - middle, row0), min(row + middle + 1, row0 + size)):
+                line = kernel[r - row + middle, a - col + middle : b - col + middle]
+                at = offset + (r - row0) * size + a - col0
+                for k in range(3):
+                    take_away(light[k, 0, c], line, stamps[k, at : at + b - a])
+
+
+@kernel
+def take_away(factor, line, out):
+    """Subtract `factor` times a row from another in place."""
+    for i in range(out.size):
+        out[i] -= factor * np.float32(line[i])

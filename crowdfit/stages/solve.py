@@ -17,12 +17,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from crowdfit._kernels import marginal, normal
-from crowdfit._kernels.stamps import blend_stamps, fill_stamps
+from crowdfit._kernels.stamps import blend_stamps, fill_stamps, mask_stamps
 from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.whitening import masked_planes, partly_masked
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
@@ -96,13 +95,11 @@ class Columns:
         stamps = np.empty((3, int(ends[-1])), np.float32)
         fill_stamps(psf.coef, psf.basis(x, y), x, y, half, offset, stamps)
         if kernel is not None:
-            good = frame.exposure.good
-            for i in partly_masked(good, x, y, frame.psf.fwhm):
-                planes = masked_planes(frame.psf, good, x[i], y[i], int(half[i]), kernel)
-                stamps[:, offset[i] : ends[i]] = planes.reshape(3, -1)
-            blend_stamps(
-                frame.psf.coef, frame.psf.basis(x, y), x, y, half, offset, frame.whitened.share, stamps
-            )
+            coef, basis, good = frame.psf.coef, frame.psf.basis(x, y), frame.exposure.good
+            if not good.all():
+                box = int(round(frame.psf.fwhm / 2))
+                mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps)
+            blend_stamps(coef, basis, x, y, half, offset, frame.whitened.share, stamps)
         normal.whiten_stamps(x, y, half, offset, root_ivar, stamps)
         return cls(x, y, half, offset, stamps)
 

@@ -3,6 +3,7 @@
 from math import comb
 
 import numpy as np
+from scipy.signal import convolve2d
 
 from tests.reference import nearest
 
@@ -103,3 +104,32 @@ def blend_stamps(coef, basis, x, y, half, offset, share, stamps):
 
 def largest(image, r0, r1, c0, c1):
     return np.max(image[r0:r1, c0:c1])
+
+
+def take_away(factor, line, out):
+    return np.asarray(out, float) - float(factor) * np.asarray(line)
+
+
+def mask_one_stamp(coef, basis, x, y, half, good, kernel, stamp):
+    """Return (3, n, n) without what the filter carries there from masked pixels and from beyond the image."""
+    wide = half + kernel.shape[0] // 2
+    rows, cols = nearest(y) + np.arange(-wide, wide + 1), nearest(x) + np.arange(-wide, wide + 1)
+    bad = np.ones((len(rows), len(cols)), bool)
+    ny, nx = good.shape
+    on = np.ix_((rows >= 0) & (rows < ny), (cols >= 0) & (cols < nx))
+    bad[on] = ~good[np.ix_(rows[(rows >= 0) & (rows < ny)], cols[(cols >= 0) & (cols < nx)])]
+    light = at_pixels(coef, basis, x, y, cols, rows) * bad
+    cut = np.s_[wide - half : wide + half + 1]
+    return stamp - np.array([convolve2d(plane, kernel, mode="same")[cut, cut] for plane in light])
+
+
+def mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps):
+    out = np.array(stamps, float)
+    for i in range(len(x)):
+        rows, cols = clip_window(x[i], y[i], box, *good.shape)
+        if not (rows.size and cols.size) or np.mean(~good[np.ix_(rows, cols)]) <= 0.1:
+            continue
+        size = 2 * half[i] + 1
+        cut = out[:, offset[i] : offset[i] + size**2].reshape(3, size, size)
+        cut[...] = mask_one_stamp(coef, basis[i], x[i], y[i], half[i], good, kernel, cut)
+    return out

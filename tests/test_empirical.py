@@ -161,7 +161,7 @@ def test_constant_under_all_stars_stays_out():
     for level in (0.0, 3.0):
         raised = replace(pixels, resid=(pixels.resid + np.float32(level)).astype(np.float32))
         profile = truth.cube[0]
-        tables.append(empirical.fit_table(raised, truth, profile, 2, 18.0))
+        tables.append(empirical.fit_table(raised, truth, profile, 2, np.full(len(stars), 18.0)))
     change = np.abs(tables[1] - tables[0])
     ring = truth.cube[0][truth.cube.shape[1] // 2, truth.cube.shape[1] // 2 + 15 * truth.oversample]
     assert change.max() < 0.01 * truth.cube.max()
@@ -179,8 +179,8 @@ def test_prior_follows_what_other_stars_show(height, least):
         np.zeros((8, side, side, 7, 7)), np.zeros((8, 2, side, side)), np.zeros((8, 2))
     )
     empirical.accumulate_table(
-        (base.coef, base.with_cube(0 * base.cube).coef), stars.x, stars.y, stars.flux, 24.0, 1, pixels.trust,
-        empirical.CLIP, pixels.image, *equations,
+        (base.coef, base.with_cube(0 * base.cube).coef), stars.x, stars.y, stars.flux,
+        np.full(len(stars), 24.0), 1, pixels.trust, empirical.CLIP, pixels.image, *equations,
     )  # fmt: skip
     share = equations.best_share(departures.departure_shape(base.cube[0], 3, 27, 1, 24.0))
     assert (share >= 1) == least

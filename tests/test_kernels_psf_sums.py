@@ -27,11 +27,16 @@ def image_of(s, masked=0.0):
     return model, s.with_masked(masked), s.ivar
 
 
-def tables(s, s_knots, side, image, reach=3.6):
+def reach_of(s):
+    """Return how far out each star counts (pix); every star differs."""
+    return np.linspace(2.1, 3.6, len(s.x))
+
+
+def tables(s, s_knots, side, image):
     """Return the normal equations of the table and of the constant, by part of the stars."""
     equations = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, 2, side, side)), np.zeros((PARTS, 2))
     kernels.accumulate_table(
-        (s.coef, s.coef), s.x, s.y, s.flux, reach, s_knots, TRUST, CLIP, image, *equations
+        (s.coef, s.coef), s.x, s.y, s.flux, reach_of(s), s_knots, TRUST, CLIP, image, *equations
     )
     return equations
 
@@ -54,7 +59,7 @@ def test_table(knots, side):
     s = make_scene(n=9)
     equations = tables(s, knots, side, image_of(s, 1e30))
     expected = twins.accumulate_table(
-        (s.coef, s.coef), s.x, s.y, s.flux, 3.6, knots, TRUST, CLIP, image_of(s), side
+        (s.coef, s.coef), s.x, s.y, s.flux, reach_of(s), knots, TRUST, CLIP, image_of(s), side
     )
     assert_same_equations(*(part.sum(axis=0) for part in equations), *expected)
 

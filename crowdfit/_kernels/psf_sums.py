@@ -76,7 +76,7 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, v
 
 @tile_kernel
 def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, vectors, sums):
-    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2), star i in part i % m.
+    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2): star i, out to reach[i] pixels, in part i % m.
 
     Threads share nothing, and the parts are random shares of the stars.
     """
@@ -84,7 +84,7 @@ def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, 
     for part in prange(parts):
         for i in range(part, x.size, parts):
             add_star_to_table(
-                coefs, x[i], y[i], flux[i], reach, s, trust, clip, image, matrices[part], vectors[part],
+                coefs, x[i], y[i], flux[i], reach[i], s, trust, clip, image, matrices[part], vectors[part],
                 sums[part],
             )  # fmt: skip
 

@@ -262,16 +262,16 @@ def table_reach(stars: StarPixels, basis: RadialBasis, coefs: F64, fwhm: float) 
     return float(np.clip(reach, 2.5 * fwhm, TABLE_REACH * fwhm))
 
 
-def fit_table(stars: StarPixels, psf: EPSF, base: F64, knots: int, reach: float) -> F64:
+def fit_table(stars: StarPixels, psf: EPSF, base: F64, knots: int, reach: F64) -> F64:
     """Return the table of departures from `base`, as samples like it (side, side).
 
     `psf` must have the sampling and size of `base`; the departures are splines of `knots` per pixel. The prior is
     a Gaussian field with a share of the local height of `base` as its width, smooth over a few knots; it also
-    tapers the table to 0 at `reach`.
+    tapers the table to 0 at the largest `reach` (n,), within which each star's pixels are used.
     """
-    s = psf.oversample
+    s, widest = psf.oversample, float(reach.max())
     departure = EPSF((psf.cube[0] - base)[np.newaxis], s)
-    half = int(np.ceil(reach)) * knots + 3
+    half = int(np.ceil(widest)) * knots + 3
     side = 2 * half + 1
     equations = TableEquations(
         np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, 2, side, side)), np.zeros((PARTS, 2))
@@ -280,7 +280,7 @@ def fit_table(stars: StarPixels, psf: EPSF, base: F64, knots: int, reach: float)
         (psf.coef, departure.coef), stars.x, stars.y, stars.flux, reach, knots, stars.trust, CLIP, stars.image,
         *equations,
     )  # fmt: skip
-    shape = departure_shape(np.maximum(base, psf.cube[0]), s, half, knots, reach)
+    shape = departure_shape(np.maximum(base, psf.cube[0]), s, half, knots, widest)
     coefs = equations.summed().solve(equations.best_share(shape) * shape)
     return spline_samples(coefs, knots, s, base.shape[0] // 2)
 
@@ -318,10 +318,10 @@ def refit(stars: StarPixels, psf: EPSF, half: int, reach: F64) -> EPSF:
     profile = sample_profile(basis, coefs, ellipse, s, half)
     # spikes and rings far out on a coarse grid, then what is finer in the core
     coarse = max(s // 2, 1)
-    reach_out = min(table_reach(stars, basis, coefs, fwhm), half, MOST_KNOTS / coarse)
+    reach_out = np.minimum(reach, min(table_reach(stars, basis, coefs, fwhm), half, MOST_KNOTS / coarse))
     table = profile + fit_table(stars, current, profile, coarse, reach_out)
     if coarse < s:
-        table += fit_table(stars, current, table, s, min(CORE_REACH * fwhm, reach_out))
+        table += fit_table(stars, current, table, s, np.minimum(CORE_REACH * fwhm, reach_out))
     return EPSF(phase_balanced(table, s)[np.newaxis], s)
 
 

@@ -82,7 +82,7 @@ class EmpiricalPsf:
         description="share of the change that is taken, by pass; the last repeats",
     )
     settled: float = Field(
-        default=0.002,
+        default=0.004,
         ge=0,
         description="leave the PSF as it is once an update has moved less than this share of its light",
     )

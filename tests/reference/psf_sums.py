@@ -45,8 +45,8 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
 
 def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
     stars = [
-        add_star_to_table(coefs, *star, reach, s, trust, clip, image, side)
-        for star in zip(x, y, flux, strict=True)
+        add_star_to_table(coefs, *star, s, trust, clip, image, side)
+        for star in zip(x, y, flux, reach, strict=True)
     ]
     return sum(m for m, _ in stars), sum(v for _, v in stars)
 

@@ -1,4 +1,6 @@
-"""Lists of neighbours: the nearest few of many, and the place of a link."""
+"""Lists of neighbours: the nearest few of many, the place of a link, and who gives way to whom."""
+
+import numpy as np
 
 from crowdfit._kernels.jit import kernel
 
@@ -36,3 +38,25 @@ def find_link(first, links, i, j):
         else:
             high = mid
     return low if low < first[i + 1] and links[low] == j else -1
+
+
+@kernel
+def keep_strongest(x, y, order, radius, cell, start, members, keep):
+    """Fill keep (n,) bool: which points stay when each that stays removes all later ones within `radius` (pix).
+
+    order : (n,) int64, the points from the strongest to the weakest; cell, start, members : the search grid of
+    `build_grid`, of cells no smaller than `radius`.
+    """
+    nx = start[-1]
+    ny = (start.size - 2) // nx
+    keep[:] = False
+    for i in order:
+        column = min(max(int(np.floor(x[i] / cell)), 0), nx - 1)
+        row = min(max(int(np.floor(y[i] / cell)), 0), ny - 1)
+        free = True
+        for r in range(max(row - 1, 0), min(row + 2, ny)):
+            for k in range(start[r * nx + max(column - 1, 0)], start[r * nx + min(column + 1, nx - 1) + 1]):
+                j = members[k]
+                if keep[j] and (x[j] - x[i]) ** 2 + (y[j] - y[i]) ** 2 < radius * radius:
+                    free = False
+        keep[i] = free

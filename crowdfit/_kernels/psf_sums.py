@@ -76,9 +76,10 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, v
 
 @tile_kernel
 def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, vectors, sums):
-    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2): star i, out to reach[i] pixels, in part i % m.
+    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2), star i in part i % m.
 
-    Threads share nothing, and the parts are random shares of the stars.
+    reach : (n,) float64, how far out each star counts (pix). Threads share nothing, and the parts are random
+    shares of the stars.
     """
     parts = matrices.shape[0]
     for part in prange(parts):

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from scipy.ndimage import binary_dilation
 
 from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
+from crowdfit._kernels.neighbours import keep_strongest
 from crowdfit._kernels.score import score_companions, score_peaks
 from crowdfit.counts import least_snr
 from crowdfit.errors import InputError
@@ -93,18 +94,8 @@ def strongest_first(
     x: F64, y: F64, strength: F64, radius: float, shape: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Return which peaks survive when each removes all weaker ones within `radius` pixels."""
-    keep = np.zeros(len(x), bool)
-    grid = build_grid(x, y, shape, cell=max(int(np.ceil(radius)), 1))
-    columns, rows = int(grid.start[-1]), (len(grid.start) - 2) // int(grid.start[-1])
-    column = np.clip(x // grid.cell, 0, columns - 1).astype(int)
-    row = np.clip(y // grid.cell, 0, rows - 1).astype(int)
-    for i in np.argsort(-strength, kind="stable"):
-        near: list[int] = []
-        for r in range(max(row[i] - 1, 0), min(row[i] + 2, rows)):
-            lo, hi = r * columns + max(column[i] - 1, 0), r * columns + min(column[i] + 1, columns - 1)
-            near.extend(grid.members[grid.start[lo] : grid.start[hi + 1]])
-        taken = np.array([j for j in near if keep[j]], int)
-        keep[i] = not np.any((x[taken] - x[i]) ** 2 + (y[taken] - y[i]) ** 2 < radius**2)
+    keep, order = np.empty(len(x), bool), np.argsort(-strength, kind="stable")
+    keep_strongest(x, y, order, radius, *build_grid(x, y, shape, cell=max(int(np.ceil(radius)), 1)), keep)
     return keep
 
 

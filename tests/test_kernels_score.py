@@ -97,6 +97,9 @@ def test_factor_and_solve():
     solved = v.copy()
     kernels.forward_solve(factor, 6, solved)
     assert np.allclose(solved, twins.forward_solve(factor, v), rtol=1e-12, atol=1e-12)
+    solved = v.copy()
+    kernels.backward_solve(factor, 6, solved)
+    assert np.allclose(solved, twins.backward_solve(factor, v), rtol=1e-12, atol=1e-12)
 
 
 def test_factor_of_a_singular_matrix():
@@ -116,6 +119,9 @@ def test_columns():
     expected = twins.remove_component(columns, 7, columns[7])
     kernels.remove_component(columns, 7, columns[7])
     assert np.allclose(columns, expected, rtol=0, atol=8 * EPS)
+    wanted = twins.add_multiple(columns[0], columns[1], -0.7)
+    kernels.add_multiple(columns[0], columns[1], -0.7)
+    assert np.allclose(columns[0], wanted, rtol=0, atol=8 * EPS)
 
 
 def test_one_score():
@@ -139,12 +145,13 @@ OFFSET_X, OFFSET_Y = RADIUS * np.cos(ANGLE), RADIUS * np.sin(ANGLE)
 LEAST = 0.05
 
 
-def companions(s, resid, *, most=MOST, which=None, prior=0.3):
+def companions(s, resid, *, most=MOST, which=None, prior=0.3, floor=0.0):
     which = np.arange(len(s.x)) if which is None else which
+    floor = np.full(len(which), floor)
     prior, result = np.full(len(s.x), prior), np.full((len(which), 4), np.nan)
     kernels.score_companions(
-        s.coef, which, s.x, s.y, s.basis, prior, HALF, OFFSET_X, OFFSET_Y, LEAST, REACH, most,
-        build_grid(s.x, s.y, s.shape, cell=5), s.root, resid, result,
+        s.coef, which, s.x, s.y, s.basis, prior, HALF, OFFSET_X, OFFSET_Y, LEAST, floor, REACH,
+        most, build_grid(s.x, s.y, s.shape, cell=5), s.root, resid, result,
     )  # fmt: skip
     return result
 
@@ -162,7 +169,7 @@ def test_companions(order, most):
     twin = [
         twins.score_companions(
             s.coef, np.arange(30), s.x, s.y, s.basis, np.full(30, 0.3), HALF, OFFSET_X, OFFSET_Y,
-            limit, REACH, most, s.root, s.resid,
+            limit, np.zeros(30), REACH, most, s.root, s.resid,
         )
         for limit in (LEAST + 1e-4, LEAST - 1e-4)
     ]  # fmt: skip
@@ -180,6 +187,15 @@ def test_companions_of_some_stars():
     assert not every[3].any()
     assert every[7].all()
     assert companions(s, s.resid, which=np.zeros(0, np.int64)).shape == (0, 4)
+
+
+def test_companions_above_a_floor():
+    """Gains up to the floor are left out, the others are the same to the last bit."""
+    s = make_scene(n=30)
+    every = companions(s, s.resid)
+    floor = np.median(every[:, 0])
+    above = companions(s, s.resid, floor=floor)
+    assert np.array_equal(above, np.where(every[:, :1] > floor, every, 0))
 
 
 def blend(flux, noise, *, gap=0.0):

@@ -63,6 +63,24 @@ def forward_solve(factor, n, v):
 
 
 @kernel
+def backward_solve(factor, n, v):
+    """Solve L^T u = v in place for the leading n entries."""
+    for i in range(n - 1, -1, -1):
+        total = v[i]
+        for k in range(i + 1, n):
+            total -= factor[k, i] * v[k]
+        v[i] = total / factor[i, i]
+
+
+@kernel
+def add_multiple(row, other, factor):
+    """Add `factor` times another float32 row to a row in place."""
+    f = np.float32(factor)
+    for i in range(row.size):
+        row[i] += f * other[i]
+
+
+@kernel
 def whiten_window(root, col0, row0, window, columns, at):
     """Multiply columns at..at+2 (flat windows) by the root inverse variance below the window."""
     rows, cols = window
@@ -81,9 +99,7 @@ def remove_component(columns, n, common):
     if not norm > 0.0:
         return
     for k in range(n):
-        factor = np.float32(dot_rows(columns[k], common) / norm)
-        for i in range(common.size):
-            columns[k, i] -= factor * common[i]
+        add_multiple(columns[k], common, -dot_rows(columns[k], common) / norm)
 
 
 @tile_kernel
@@ -161,14 +177,32 @@ def score_one(columns, n, chosen, prior, result):
 
 @tile_kernel
 def score_companions(
-    coef, which, x, y, basis, prior, half, offset_x, offset_y, least, reach, most, grid, root, resid, result
+    coef,
+    which,
+    x,
+    y,
+    basis,
+    prior,
+    half,
+    offset_x,
+    offset_y,
+    least,
+    floor,
+    reach,
+    most,
+    grid,
+    root,
+    resid,
+    result,
 ):
     """Fill result (n, 4) float64 with the best companion of each star `which`: (delta chi^2, flux, x, y).
 
     which : (n,) int64, the stars; x, y, basis, prior : all fitted stars, as in `score_peaks`; half : half width
     of the window around the star (pix); offset_x, offset_y : (k,) trial places relative to the star (pix);
-    least : places with less than this share of their information are not tried; the rest as in `score_peaks`.
-    The neighbours' part is factorised once a star, so that a place costs no more than its own column.
+    least : places with less than this share of their information are not tried; floor : (n,) float64, gains up
+    to which are of no interest; the rest as in `score_peaks`.
+    The neighbours' part is factorised once a star, and once the residual is free of what neighbours can explain,
+    its product with the trial star and `least` bound the gain: most places cost one product.
     """
     cell, start, members = grid
     ny, nx = root.shape
@@ -206,6 +240,9 @@ def score_companions(
                 matrix[u, u] += prior[chosen[u // 3]]
         factorize(matrix, n)
         forward_solve(matrix, n, g)
+        backward_solve(matrix, n, g)
+        for u in range(n):
+            add_multiple(columns[n + 1], columns[u], -g[u])
         first_pixel = np.int64(0)  # a bare 0 would be a literal, a type of its own to numba
         for t in range(offset_x.size):
             xt, yt = x[i] + offset_x[t], y[i] + offset_y[t]
@@ -214,14 +251,15 @@ def score_companions(
             # whole pixels off both ways, the star lies in its pixel as before
             add_window(coef, basis[i], xt - col0, yt - row0, 1.0, first_pixel, cols, first_pixel, rows, trial)
             scale_row(columns[n], columns[n + 2])
-            for u in range(n):
-                b[u] = dot_rows(columns[u], columns[n])
             alone = dot_rows(columns[n], columns[n])
             s = dot_rows(columns[n], columns[n + 1])
+            if not s > 0.0 or s * s <= least * alone * max(result[p, 0], floor[p]):
+                continue
+            for u in range(n):
+                b[u] = dot_rows(columns[u], columns[n])
             forward_solve(matrix, n, b)
             left = alone
             for u in range(n):
                 left -= b[u] * b[u]
-                s -= b[u] * g[u]
-            if left > least * alone and s > 0.0 and s * s / left > result[p, 0]:
+            if left > least * alone and s * s / left > max(result[p, 0], floor[p]):
                 result[p, 0], result[p, 1], result[p, 2], result[p, 3] = s * s / left, s / left, xt, yt

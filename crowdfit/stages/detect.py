@@ -199,13 +199,14 @@ class ScoreDetect:
         score_companions(
             psf.coef, which, sources.x, sources.y, psf.basis(sources.x, sources.y),
             shift_prior(frame, sources.flux, self.shift_sigma * psf.fwhm / 3), half,
-            (radius * np.cos(angle)).ravel(), (radius * np.sin(angle)).ravel(), self.least_information, reach,
-            self.neighbours, build_grid(sources.x, sources.y, frame.exposure.shape), root, frame.resid, result,
+            (radius * np.cos(angle)).ravel(), (radius * np.sin(angle)).ravel(), self.least_information, limit**2,
+            reach, self.neighbours, build_grid(sources.x, sources.y, frame.exposure.shape), root, frame.resid,
+            result,
         )  # fmt: skip
         on_image = (np.abs(result[:, 2] - (nx - 1) / 2) < nx / 2) & (
             np.abs(result[:, 3] - (ny - 1) / 2) < ny / 2
         )
-        return result[(result[:, 0] > limit**2) & on_image]
+        return result[(result[:, 0] > 0) & on_image]
 
     def _score(self, frame: Frame, sources: Sources, root: Image, x: F64, y: F64) -> F64:
         psf, result = frame.psf, np.zeros((len(x), 3))

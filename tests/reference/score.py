@@ -20,6 +20,14 @@ def forward_solve(factor, v):
     return np.linalg.solve(np.tril(factor), v)
 
 
+def backward_solve(factor, v):
+    return np.linalg.solve(np.tril(factor).T, v)
+
+
+def add_multiple(row, other, factor):
+    return np.asarray(row, float) + factor * np.asarray(other, float)
+
+
 def whiten_window(root, col0, row0, window, columns, at):
     rows, cols = window
     out = np.array(columns, float)
@@ -68,7 +76,7 @@ def score_peaks(coef, px, py, basis_p, half, x, y, basis_s, prior, reach, most, 
 
 
 def score_companions(
-    coef, which, x, y, basis, prior, half, offset_x, offset_y, least, reach, most, root, resid
+    coef, which, x, y, basis, prior, half, offset_x, offset_y, least, floor, reach, most, root, resid
 ):
     """Return delta chi^2, flux, x and y of the best trial star around each star `which`, 0 where none helps."""
     out = np.zeros((len(which), 4))
@@ -85,6 +93,6 @@ def score_companions(
         for xt, yt in zip(x[i] + offset_x, y[i] + offset_y, strict=True):
             trial = (at_pixels(coef, basis[i], xt, yt, cols, rows)[0] * weight).ravel()
             gain, flux, share = score_one(known, trial, left, both)
-            if share > least and gain > out[p, 0]:
+            if share > least and gain > max(out[p, 0], floor[p]):
                 out[p] = gain, flux, xt, yt
     return out

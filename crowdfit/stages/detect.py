@@ -12,7 +12,7 @@ import sep
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, maximum_filter
 
 from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
 from crowdfit._kernels.neighbours import keep_strongest
@@ -121,7 +121,10 @@ class ScoreDetect:
         description="raise the threshold until this share of the peaks at it are stars, by the counts, not noise",
     )
     candidate: float = Field(
-        default=0.5, gt=0, le=1, description="peaks above this fraction of the threshold are tested"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="peaks, and known stars with a residual nearby, above this fraction of the threshold are tested",
     )
     least_information: float = Field(
         default=0.05,
@@ -171,25 +174,31 @@ class ScoreDetect:
         excess = local_scatter(frame, signif) if self.local_noise else np.ones_like(signif)
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
         least = by_pass(self.companion_nsigma, pass_no) * excess
-        pairs = self._companions(frame, sources, np.sqrt(ivar), least, error)
+        pairs = self._companions(frame, sources, np.sqrt(ivar), signif, least, error)
         x, y = np.concatenate([x[good], pairs[:, 2]]), np.concatenate([y[good], pairs[:, 3]])
         score = np.concatenate([score[good, :2], pairs[:, :2]])
         first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
         return Sources.at(x[first], y[first], score[first, 1], pass_no=pass_no)
 
-    def _companions(self, frame: Frame, sources: Sources, root: Image, nsigma: Image, error: float) -> F64:
+    def _companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
+        self, frame: Frame, sources: Sources, root: Image, signif: Image, nsigma: Image, error: float
+    ) -> F64:
         """Return delta chi^2, flux, x and y of second stars under known ones, on the image, (n, 4).
 
         Two stars fitted as one leave a pattern whose peaks lie far out and are faint; a star tried close by
         gathers all of it. `nsigma` (ny, nx) is the threshold; an error of the PSF has the same shape in all
-        pixels of a star, so `error` times the star's own S/N counts as one sigma more.
+        pixels of a star, so `error` times the star's own S/N counts as one sigma more. Where the significance
+        map `signif` (ny, nx) shows next to nothing around a star there is nothing to gather.
         """
         psf, (ny, nx) = frame.psf, frame.exposure.shape
+        farthest = int(np.ceil(max(self.companion_radii) * psf.fwhm))
+        around = maximum_filter(signif, 2 * farthest + 1, mode="nearest")
         # stars that no solve has seen yet have no error
         snr = sources.flux / np.maximum(frame.plain_error(sources), frame.isolated_error(np.zeros(1)))
-        limit = nsigma[frame.nearest_pixel(sources)] * np.hypot(1, error * snr)
-        bright = snr > 3 * limit
-        which, limit = np.flatnonzero(bright), limit[bright]
+        at = frame.nearest_pixel(sources)
+        limit = nsigma[at] * np.hypot(1, error * snr)
+        tested = (snr > 3 * limit) & (around[at] > self.candidate * limit)
+        which, limit = np.flatnonzero(tested), limit[tested]
         result = np.zeros((len(which), 4))
         radius, angle = np.meshgrid(
             np.array(self.companion_radii) * psf.fwhm, np.arange(ANGLES) * 2 * np.pi / ANGLES

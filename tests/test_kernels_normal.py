@@ -27,6 +27,7 @@ def linked(s):
     """Return first, links and twins of a scene."""
     grid, first = build_grid(s.x, s.y, s.shape, cell=5), np.zeros(len(s.x) + 1, np.int64)
     kernels.link_pairs(s.x, s.y, s.half, *grid, first, np.empty(0, np.int32))
+    first = np.cumsum(first)
     links = np.empty(first[-1], np.int32)
     kernels.link_pairs(s.x, s.y, s.half, *grid, first, links)
     places = np.empty(len(links), np.int64)

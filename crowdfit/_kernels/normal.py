@@ -102,29 +102,26 @@ def dot_rows(u, v):
     return total
 
 
-@kernel
+@tile_kernel
 def link_pairs(x, y, half, cell, start, members, first, links):
     """List for every star the others whose stamps overlap its own, in order of number.
 
     cell : side of the search grid (pix), start (cells + 1,) and members (n,) : stars by grid cell;
-    first : (n + 1,) int64, filled; links : (total,) int32, filled, or of length 0 to count only.
+    first : (n + 1,) int64; links : (total,) int32, filled from first[i] on for star i. With links of length 0
+    the number of star i's links is put into first[i + 1] instead; their running sum is what the second call needs.
     As in `build_grid`, stars off the grid belong to the cell at its border that is nearest.
     """
-    n = x.size
     nx = start[-1]
+    ny = (start.size - 2) // nx
     widest = 0
-    for i in range(n):
+    for i in range(x.size):
         widest = max(widest, half[i])
-    cells = start.size - 2
-    ny = cells // nx
-    count = 0
-    for i in range(n):
-        first[i] = count
+    for i in prange(x.size):
         reach = (half[i] + widest + 1) // cell + 1
         ci = min(max(int(np.floor(x[i])) // cell, 0), nx - 1)
         ri = min(max(int(np.floor(y[i])) // cell, 0), ny - 1)
         xi, yi = int(np.floor(x[i] + 0.5)), int(np.floor(y[i] + 0.5))
-        begin = count
+        count = 0
         for r in range(max(0, ri - reach), min(ny, ri + reach + 1)):
             for k in range(start[r * nx + max(0, ci - reach)], start[r * nx + min(nx - 1, ci + reach) + 1]):
                 j = members[k]
@@ -136,11 +133,12 @@ def link_pairs(x, y, half, cell, start, members, first, links):
                 ):
                     continue
                 if links.size > 0:
-                    links[count] = j
+                    links[first[i] + count] = j
                 count += 1
         if links.size > 0:
-            links[begin:count].sort()
-    first[n] = count
+            links[first[i] : first[i] + count].sort()
+        else:
+            first[i + 1] = count
 
 
 @tile_kernel

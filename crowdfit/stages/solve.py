@@ -138,6 +138,7 @@ class Normal:
         grid = build_grid(c.x, c.y, shape)
         first = np.zeros(n + 1, np.int64)
         normal.link_pairs(c.x, c.y, c.half, grid.cell, grid.start, grid.members, first, np.empty(0, np.int32))
+        np.cumsum(first, out=first)
         links = np.empty(first[-1], np.int32)
         normal.link_pairs(c.x, c.y, c.half, grid.cell, grid.start, grid.members, first, links)
         twins = np.empty(len(links), np.int64)

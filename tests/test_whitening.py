@@ -152,3 +152,14 @@ def test_flux_behind_the_filter(psf, hole):
         error.append(abs(sources.flux[0] / 1000 - 1))
     assert error[0] < (0.005 if hole != "beside" else 0.1)
     assert error[-1] < 5e-4
+
+
+@pytest.mark.parametrize("at", [(0.2, 29.8), (60.5, -0.5), (2.0, 31.3)])
+def test_flux_at_the_border(psf, at):
+    """Beyond the border nothing is seen, as behind a masked pixel: the first solve is as good as inside."""
+    truth = Sources.at([at[0]], [at[1]], [1000.0])
+    start = frame_of(psf, render(psf, truth.x, truth.y, truth.flux, (61, 61)), RATIO)
+    sources = truth.changed(flux=np.array([300.0]))
+    for error in (0.02, 1e-3):
+        sources = PcgSolve()((start.rendered(sources),), sources, shifts=False).sources
+        assert abs(sources.flux[0] / 1000 - 1) < error

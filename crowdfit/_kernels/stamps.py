@@ -219,18 +219,18 @@ def largest(image, r0, r1, c0, c1):
 def mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps):
     """Take out of filtered stamps (3, total) float32 what the filter carried there from masked pixels.
 
-    Stars with more than a tenth of the pixels within `box` of their central one masked; for those, pixels off
-    the image are masked too. good : (ny, nx) bool; kernel : (m, m) float64, odd, symmetric, the filter;
+    Stars with more than a tenth of the pixels within `box` of their central one masked; pixels off the image
+    are masked ones. good : (ny, nx) bool; kernel : (m, m) float64, odd, symmetric, the filter;
     coef, basis, x, y, half, offset : as in `fill_stamps`, of the PSF before the filter.
     """
     ny, nx = good.shape
     for i in prange(x.size):
         r0, r1, c0, c1 = clip_window(x[i], y[i], box, ny, nx)
-        masked = 0
+        usable, whole = 0, (2 * box + 1) ** 2
         for r in range(r0, r1):
             for c in range(c0, c1):
-                masked += not good[r, c]
-        if masked > 0 and 10 * masked > (r1 - r0) * (c1 - c0):
+                usable += good[r, c]
+        if 10 * (whole - usable) > whole:
             mask_one_stamp(coef, basis[i], x[i], y[i], half[i], offset[i], good, kernel, stamps)
 
 

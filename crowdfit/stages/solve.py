@@ -96,9 +96,8 @@ class Columns:
         fill_stamps(psf.coef, psf.basis(x, y), x, y, half, offset, stamps)
         if kernel is not None:
             coef, basis, good = frame.psf.coef, frame.psf.basis(x, y), frame.exposure.good
-            if not good.all():
-                box = int(round(frame.psf.fwhm / 2))
-                mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps)
+            box = int(round(frame.psf.fwhm / 2))
+            mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps)
             blend_stamps(coef, basis, x, y, half, offset, frame.whitened.share, stamps)
         normal.whiten_stamps(x, y, half, offset, root_ivar, stamps)
         return cls(x, y, half, offset, stamps)

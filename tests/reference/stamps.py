@@ -127,7 +127,7 @@ def mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps):
     out = np.array(stamps, float)
     for i in range(len(x)):
         rows, cols = clip_window(x[i], y[i], box, *good.shape)
-        if not (rows.size and cols.size) or np.mean(~good[np.ix_(rows, cols)]) <= 0.1:
+        if np.sum(good[np.ix_(rows, cols)]) >= 0.9 * (2 * box + 1) ** 2:
             continue
         size = 2 * half[i] + 1
         cut = out[:, offset[i] : offset[i] + size**2].reshape(3, size, size)

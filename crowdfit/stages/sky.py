@@ -64,7 +64,7 @@ class MeshSky:
     flat_passes: int = Field(
         default=2, ge=0, description="passes at the start that use one median for the whole image"
     )
-    mesh_fwhm: float = Field(default=30.0, gt=0, description="mesh size, in FWHM")
+    mesh_fwhm: float = Field(default=15.0, gt=0, description="mesh size, in FWHM")
     mesh_px: float | None = Field(default=None, ge=4, description="mesh size in pixels; overrides mesh_fwhm")
     filter_cells: int = Field(default=3, ge=1, le=15, description="side of the median filter over cells")
     bright: float = Field(

@@ -88,7 +88,8 @@ class Measure:
         """
         if not len(sources):
             return np.zeros(0), np.zeros(0), np.zeros(0)
-        columns = Columns.of(frame, sources, np.sqrt(frame.fit_ivar))
+        root = np.sqrt(frame.fit_ivar)
+        columns = Columns.of(frame, sources, root, frame.fit_half_sizes(sources.flux))
         eq = Normal.of(columns, frame.exposure.shape)
         prior = shift_prior(frame, sources.flux, frame.psf.fwhm / 2.3548)
         variance = marginal_variance(columns, eq, prior, self.reach * frame.psf.fwhm, self.neighbours)

@@ -13,6 +13,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS, Sip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from PIL import Image as Pillow
 
@@ -27,11 +28,12 @@ from crowdfit.loop import PassStats
 from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
-from crowdfit.report import canvas, curves, facts, images, picture, pixels, places, sky
-from crowdfit.report.images import Scale
+from crowdfit.report import canvas, curves, facts, images, picture, pixels, places, plot, sky
 from crowdfit.report.page import write_report
+from crowdfit.report.panel import ORANGE, palette
 from crowdfit.report.pixels import Planes
 from crowdfit.report.psf import psf_pictures, shape_text
+from crowdfit.report.sheet import around
 from crowdfit.sources import Sources
 from tests.files import write_planes
 
@@ -303,24 +305,28 @@ def test_field_is_shown_on_the_sky(wcs, frame):
     assert drawn.name == "sky"
     assert f"({frame})" in drawn.caption
     dots = np.asarray(Pillow.open(io.BytesIO(drawn.png)).convert("RGB"), int)
-    assert np.mean(dots[..., 0] - dots[..., 2] > 40) > 1e-3  # the grid is orange over greys
+    assert np.mean(dots[..., 0] - dots[..., 2] > 100) > 1e-3  # the grid is orange over greys; sand is less so
 
 
 def test_sky_axes_put_pixels_where_the_wcs_puts_them():
-    """N003: 0-based, centre of the first pixel = (0, 0): the panel is drawn in pixels of the image, blocks or not."""
+    """N003: 0-based, centre of the first pixel = (0, 0): the grid is drawn in pixels of the image, blocks or not."""
     wcs = sky_wcs(cdelt=(-1e-3, 1e-3))
-    for shape in ((120, 160), (1000, 1500)):
-        axes = sky.sky_axes(wcs, np.zeros(shape, np.float32), 1 if shape[0] < 700 else 3, Scale.sigma())[1]
-        factor = 1 if shape[0] < 700 else 3
-        drawn = axes.images[0]
-        left, right, low, high = drawn.get_extent()
-        assert (left, low) == (-0.5, -0.5)
-        assert (right, high) == (shape[1] * factor - 0.5, shape[0] * factor - 0.5)
-        world = axes.wcs.pixel_to_world(79.5, 59.5)
-        assert world.ra.deg == pytest.approx(150)
-        assert world.dec.deg == pytest.approx(-30)
+    for factor, shape in ((1, (120, 160)), (3, (1000, 1500))):
+        panel = images.whole(np.zeros(shape, np.float32), factor, images.sigma_scale())
+        sheet, corner = around(panel, sky.LEFT * panel.dpi)
+        with canvas.look():
+            axes = sky.sky_axes(wcs, "icrs", panel, sheet.size, corner)
+            drawing = canvas.draw(axes.figure)
+        assert drawing.size == sheet.size
+        assert (*axes.get_xlim(), *axes.get_ylim()) == panel.extent
+        assert panel.extent == (-0.5, shape[1] * factor - 0.5, -0.5, shape[0] * factor - 0.5)
         labels = [coordinate.get_axislabel() for coordinate in axes.coords]
         assert labels == ["RA, ICRS", "Dec, ICRS"]
+        sheet.cover(panel, corner, drawing)
+        column, row = (int(at) for at in panel.place(79.5, 59.5))  # where the WCS has 150, -30 deg
+        assert np.mean(panel.colours[row, column - 15 : column + 15] >= ORANGE) > 0.99
+        assert np.mean(panel.colours[row - 15 : row + 15, column] >= ORANGE) > 0.99
+        assert np.mean(panel.colours >= ORANGE) < 0.1
 
 
 def test_field_without_a_sky_has_no_sky_picture(caplog):
@@ -495,23 +501,24 @@ def test_large_images_are_reduced_to_the_panel(shape, factor):
 
 def test_panel_shows_pixels_whole_and_in_true_coordinates():
     """A panel of a reduced image covers the pixels of the full one, at a whole number of dots a block."""
-    values = np.zeros((350, 500), np.float32)
-    with canvas.look():
-        figure, axes = images.exact_axes(values.shape)
-        images.show(axes, values, (-0.5, 1499.5, -0.5, 1049.5), images.Scale.sigma())
-        figure.canvas.draw()
-    box = axes.get_window_extent()
-    assert box.width / 500 == pytest.approx(2, abs=0.01)
-    assert box.height / 350 == pytest.approx(2, abs=0.01)
-    assert axes.get_xlim() == (-0.5, 1499.5)
-    assert axes.get_ylim() == (-0.5, 1049.5)
+    values = np.random.default_rng(7).uniform(-6, 6, (350, 500)).astype(np.float32)
+    panel = images.whole(values, 3, images.sigma_scale())
+    assert panel.extent == (-0.5, 1499.5, -0.5, 1049.5)
+    assert panel.colours.shape == (700, 1000)
+    blocks = panel.colours[::-1].reshape(350, 2, 500, 2)
+    assert np.all(blocks == blocks[:, :1, :, :1])
+    shown = palette("RdBu_r")[blocks[:, 0, :, 0]]
+    expected = 255 * colormaps["RdBu_r"]((values + 5) / 10)[..., :3]
+    assert np.abs(shown - expected).max() < 8  # a step of the scale of 112 colours
+    x, y = panel.place([0, 1499.5], [0, 1049.5])
+    np.testing.assert_allclose([*x, *y], [1 / 3, 1000, 700 - 1 / 3, 0])
 
 
 @given(st.floats(0.5, 10), st.floats(0.5, 10), st.floats(20, 300))
 @settings(derandomize=True, deadline=None, max_examples=30)
 def test_figures_of_any_size_are_encoded(width, height, dpi):
     """Widths that fall just short of a whole dot, too (0.1 inch is no binary fraction)."""
-    png, dots_x, dots_y = canvas.encode(canvas.new_figure(width, height, dpi))
+    png, dots_x, dots_y = plot.encode(canvas.new_figure(width, height, dpi))
     assert Pillow.open(io.BytesIO(png)).size == (dots_x, dots_y)
     assert abs(dots_x - width * dpi) <= 1
 
@@ -526,7 +533,7 @@ def test_stretch_ignores_unusable_pixels_and_keeps_order():
     stretch = pixels.sky_stretch(np.where(good, data, np.float32(-1e9)), good)
     assert stretch == pixels.sky_stretch(data, good)
     assert 44 < stretch.low < 48
-    drawn = stretch.norm()(np.linspace(stretch.low, stretch.high, 50))
+    drawn = stretch.norm(np.linspace(stretch.low, stretch.high, 50))
     assert np.all(np.diff(drawn) > 0)
     assert (drawn[0], drawn[-1]) == (0, pytest.approx(1))
     ticks = stretch.ticks()
@@ -540,7 +547,7 @@ def test_stretch_of_a_nearly_constant_image_is_usable():
     data[3, 3] = 2
     stretch = pixels.sky_stretch(data, np.ones(data.shape, bool))
     assert stretch.high > stretch.low
-    assert np.isfinite(stretch.norm()(data)).all()
+    assert np.isfinite(stretch.norm(data)).all()
 
 
 @given(st.floats(-50, 300), st.floats(-50, 300), st.floats(3, 90), st.integers(10, 200), st.integers(10, 200))

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from crowdfit.report import canvas, pixels
+from crowdfit.report import canvas, pixels, plot
 from crowdfit.report.canvas import Picture
 from crowdfit.report.pixels import Planes
 
@@ -25,11 +23,7 @@ F64 = NDArray[np.float64]
 DENSE = 8000
 """From this many points on, density takes the place of single points."""
 
-DENSITY = LinearSegmentedColormap.from_list("density", ["#d3e2f2", "#6fa0d0", "#2b6cb0", "#163f73"])
-
 _HALO = [patheffects.withStroke(linewidth=3, foreground="white", alpha=0.8)]
-
-STAGE_COLOURS = ("#2b6cb0", "#c2571a", "#4c8c4a", "#8661ad", "#b59a2e", "#5f9ea0", "#9a9fa6")
 
 
 def column(table: "QTable", name: str) -> F64:
@@ -39,14 +33,6 @@ def column(table: "QTable", name: str) -> F64:
     return np.asarray(plain, np.float64)
 
 
-def _plot() -> tuple[Figure, Axes]:
-    figure = canvas.new_figure(5.4, 3.5)
-    axes = figure.subplots()
-    axes.grid(visible=True)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def pass_pictures(history: "Sequence[PassStats]") -> list[Picture]:
     """Return sources, residual, seconds and memory by pass."""
     return [_sources(history), _chi(history), _seconds(history), _memory(history)] if history else []
@@ -54,7 +40,7 @@ def pass_pictures(history: "Sequence[PassStats]") -> list[Picture]:
 
 def _by_pass(axes: Axes) -> None:
     axes.set_xlabel("pass")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
 
 
@@ -65,7 +51,7 @@ def _line(
 
 
 def _sources(history: "Sequence[PassStats]") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     passes = [stats.pass_no for stats in history]
     removed = [-sum(stats.n_removed.values()) for stats in history]
     axes.bar(passes, [stats.n_new for stats in history], color=canvas.BLUE, width=0.7, label="new")
@@ -75,47 +61,44 @@ def _sources(history: "Sequence[PassStats]") -> Picture:
     _by_pass(axes)
     axes.set_ylim(bottom=1.1 * min(removed) if min(removed) else 0)
     axes.legend()
-    figure.tight_layout()
     caption = (
         "The list should level off: few new sources in the last passes, and no pass that removes what the "
         "one before found."
     )
-    return canvas.finish(figure, "passes-sources", "Sources in the list, new and removed, by pass.", caption)
+    return plot.finish(figure, "passes-sources", "Sources in the list, new and removed, by pass.", caption)
 
 
 def _chi(history: "Sequence[PassStats]") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     axes.axhline(1, color=canvas.ORANGE, lw=1, label="pure noise")
     _line(axes, history, [stats.chi for stats in history])
     axes.set(title="Residual", ylabel="robust rms of residual / error")
     _by_pass(axes)
     axes.legend()
-    figure.tight_layout()
     caption = (
         "Falls towards 1 when the noise is known; a floor above 1 means faint unresolved stars or errors "
         "that are too small, one below 1 errors that are too large."
     )
-    return canvas.finish(figure, "passes-chi", "Robust rms of the residual in sigma, by pass.", caption)
+    return plot.finish(figure, "passes-chi", "Robust rms of the residual in sigma, by pass.", caption)
 
 
 def _seconds(history: "Sequence[PassStats]") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     passes = np.array([stats.pass_no for stats in history])
     names = stage_order([stats.stage_seconds for stats in history])
-    shown, rest = names[: len(STAGE_COLOURS) - 1], names[len(STAGE_COLOURS) - 1 :]
+    shown, rest = names[: len(plot.HUES) - 1], names[len(plot.HUES) - 1 :]
     layers = [(name, [s.stage_seconds.get(name, 0.0) for s in history]) for name in shown]
     if rest:
         layers.append(("others", [sum(s.stage_seconds.get(name, 0.0) for name in rest) for s in history]))
     bottom = np.zeros(len(passes))
-    for (name, seconds), colour in zip(layers, STAGE_COLOURS, strict=False):
+    for (name, seconds), colour in zip(layers, plot.HUES, strict=False):
         axes.bar(passes, seconds, bottom=bottom, width=0.7, color=colour, label=name)
         bottom = bottom + np.asarray(seconds)
     axes.set(title="Seconds", ylabel="time (s)")
     _by_pass(axes)
     axes.set_ylim(top=max(1.35 * float(bottom.max()), 1e-3))
     axes.legend(ncols=4, loc="upper left", columnspacing=1, handlelength=1)
-    figure.tight_layout()
-    return canvas.finish(
+    return plot.finish(
         figure, "passes-seconds", "Seconds by pass and stage.", "Where the time went, pass by pass."
     )
 
@@ -130,13 +113,12 @@ def stage_order(seconds: "Sequence[dict[str, float]]") -> list[str]:
 
 
 def _memory(history: "Sequence[PassStats]") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     _line(axes, history, [stats.memory_mb for stats in history])
     axes.set(title="Memory", ylabel="peak memory so far (MB)")
     _by_pass(axes)
     axes.set_ylim(top=1.15 * max(1.0, *(s.memory_mb for s in history)))
-    figure.tight_layout()
-    return canvas.finish(
+    return plot.finish(
         figure,
         "passes-memory",
         "Peak memory by pass.",
@@ -155,7 +137,7 @@ def magnitude(table: "QTable") -> F64:
 
 
 def _errors(table: "QTable") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     mag, flux = magnitude(table), column(table, "flux")
     with np.errstate(divide="ignore", invalid="ignore"):
         total, alone = (1.0857 * column(table, name) / flux for name in ("flux_err_marginal", "flux_err"))
@@ -164,45 +146,42 @@ def _errors(table: "QTable") -> Picture:
         _trend(axes, mag, alone, canvas.ORANGE, "as if the star were alone", few=True)
         _legend(axes, "upper left")
     axes.set(title="Magnitude error", ylabel="error (mag)", xlabel="magnitude")
-    figure.tight_layout()
     caption = (
         "Points and the line through them: the marginal error, from the normal matrix of all stars; orange: "
         "the error from the diagonal alone. The gap between the lines is the price of crowding."
     )
-    return canvas.finish(figure, "mag-error", "Magnitude error against magnitude.", caption)
+    return plot.finish(figure, "mag-error", "Magnitude error against magnitude.", caption)
 
 
 def _fracflux(table: "QTable") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     mag, share = magnitude(table), column(table, "fracflux")
     if _cloud(axes, mag, share, limits=(-0.05, 1.05)):
         _trend(axes, mag, share, canvas.INK, "median")
         _legend(axes, "lower left")
     axes.set(title="Own share of the light (fracflux)", ylabel="fracflux", xlabel="magnitude")
-    figure.tight_layout()
     caption = (
         "1 is an isolated star; where most of the light is the neighbours', near 0, fluxes lean on the model "
         "of those neighbours."
     )
-    return canvas.finish(
+    return plot.finish(
         figure, "fracflux", "Share of the light that is the star's own, against magnitude.", caption
     )
 
 
 def _rchi2(table: "QTable") -> Picture:
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     mag, chi2 = magnitude(table), column(table, "rchi2")
     if _cloud(axes, mag, chi2, log=True):
         axes.axhline(1, color=canvas.ORANGE, lw=1, label="pure noise")
         _trend(axes, mag, chi2, canvas.INK, "median")
         axes.legend(loc="upper right")
     axes.set(title="Quality of fit (rchi2)", ylabel="rchi2", xlabel="magnitude")
-    figure.tight_layout()
     caption = (
         "PSF-weighted chi-squared under each star. A rise at the bright end is the error of the PSF model; "
         "single high points are galaxies, blends or defects."
     )
-    return canvas.finish(figure, "rchi2", "PSF-weighted chi-squared against magnitude.", caption)
+    return plot.finish(figure, "rchi2", "PSF-weighted chi-squared against magnitude.", caption)
 
 
 def _legend(axes: Axes, place: Literal["upper left", "lower left"]) -> None:
@@ -217,7 +196,7 @@ def _cloud(
     """Draw points, or their density when there are many; say so when there are none."""
     good = np.isfinite(x) & np.isfinite(y) & ((y > 0) if log else True)
     if not good.any():
-        canvas.empty(axes, "no source with finite values")
+        plot.empty(axes, "no source with finite values")
         return False
     x, y = x[good], y[good]
     low, high = limits or _span(y, log=log)
@@ -240,7 +219,7 @@ def _cloud(
     extent = (left, right, np.log10(low), np.log10(high)) if log else (left, right, low, high)
     axes.hexbin(
         x, y, gridsize=(90, 50), bins="log", mincnt=1, extent=extent, yscale="log" if log else "linear",
-        cmap=DENSITY, linewidths=0.1, rasterized=True,
+        cmap=plot.DENSITY, linewidths=0.1, rasterized=True,
     )  # fmt: skip
     return True
 
@@ -275,7 +254,7 @@ def _trend(axes: Axes, x: F64, y: F64, colour: str, label: str, *, few: bool = F
 
 def residual_histogram(planes: Planes) -> Picture:
     """Return the distribution of residual / error beside the unit Gaussian."""
-    figure, axes = _plot()
+    figure, axes = plot.new_plot()
     good = pixels.thin(planes.good)
     chi = (pixels.thin(planes.resid) * np.sqrt(pixels.thin(planes.ivar)))[good]
     edges = np.linspace(-8, 8, 81)
@@ -288,7 +267,6 @@ def residual_histogram(planes: Planes) -> Picture:
     axes.set(yscale="log", ylim=(1e-6, 1), xlim=(-8, 8), xlabel="residual / error", ylabel="share per sigma")
     axes.set_title("Distribution of the residual")
     axes.legend(loc="upper left")
-    figure.tight_layout()
     centre, rms, outside = chi_summary(chi)
     share = "less than 0.01 %" if outside < 1e-4 else f"{100 * outside:.2g} %"
     caption = (
@@ -296,7 +274,7 @@ def residual_histogram(planes: Planes) -> Picture:
         "5 sigma; the last bins hold everything beyond 8. A tail to the right is light without a source, one "
         "to the left is light taken twice."
     )
-    return canvas.finish(
+    return plot.finish(
         figure, "residual-histogram", "Histogram of residual over error with a unit Gaussian.", caption
     )
 

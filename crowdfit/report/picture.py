@@ -16,7 +16,7 @@ from crowdfit.errors import CrowdfitError, InputError
 from crowdfit.exposure import Image
 from crowdfit.io.atomic import atomic_path
 from crowdfit.io.fits import read_exposure
-from crowdfit.report import canvas, images, pixels
+from crowdfit.report import images
 from crowdfit.report.pixels import Planes
 from crowdfit.report.places import Place, box_around
 
@@ -101,10 +101,7 @@ def _draw(planes: Planes, size: int, centre: tuple[float, float] | None) -> byte
     ny, nx = planes.data.shape
     x, y = centre or ((nx - 1) / 2, (ny - 1) / 2)
     box = box_around(Place(x, y, ""), size, (ny, nx))
-    sky = pixels.sky_stretch(planes.data, planes.good)
-    with canvas.look():
-        figure = images.trio(planes, box, sky, dots=500)
-        return canvas.encode(figure, canvas.image_palette())[0]
+    return images.trio(planes, box, dots=500).png()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,11 +1,11 @@
 """Numbers behind the image panels: smaller versions of large images, and the stretch they share."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from astropy.stats import sigma_clipped_stats
-from matplotlib.colors import FuncNorm
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Image, Mask
@@ -27,16 +27,19 @@ def _blocks(plane: NDArray[Any], factor: int, ufunc: np.ufunc = np.add) -> NDArr
     """Combine blocks of factor x factor pixels; those at the far edges may be smaller."""
     if factor == 1:
         return plane
-    rows, columns = (np.arange(0, n, factor) for n in plane.shape)
-    combined: NDArray[Any] = ufunc.reduceat(ufunc.reduceat(plane, rows, axis=0), columns, axis=1)
-    return combined
+    for _ in range(2):  # rows, then columns; whole rows at a time, since short runs along a row are slow
+        combined = plane[::factor].copy()
+        for start in range(1, factor):
+            rows = plane[start::factor]
+            ufunc(combined[: len(rows)], rows, out=combined[: len(rows)])
+        plane = combined.T
+    return plane
 
 
-def _hide(values: NDArray[Any], good: Mask, factor: int) -> Image:
-    """Return `values` with NaN where less than half of a block is usable."""
-    share = _blocks(good.astype(np.float32), factor)
-    size = _blocks(np.ones(good.shape, np.float32), factor)
-    return np.where(share >= size / 2, values, np.nan).astype(np.float32)
+def _hide(values: NDArray[Any], count: NDArray[Any], shape: tuple[int, ...], factor: int) -> Image:
+    """Return `values` with NaN where less than half of a block of an image of `shape` is usable."""
+    rows, columns = (np.minimum(factor, n - np.arange(0, n, factor)) for n in shape)
+    return np.where(count >= rows[:, None] * columns / 2, values, np.nan).astype(np.float32)
 
 
 def block_mean(plane: Image, good: Mask, factor: int) -> Image:
@@ -57,7 +60,7 @@ def block_mean(plane: Image, good: Mask, factor: int) -> Image:
     """
     count = _blocks(good.astype(np.float32), factor)
     total = _blocks(np.where(good, plane, np.float32(0)), factor)
-    return _hide(total / np.maximum(count, 1), good, factor)
+    return _hide(total / np.maximum(count, 1), count, plane.shape, factor)
 
 
 def block_noise(resid: Image, ivar: Image, factor: int) -> Image:
@@ -74,14 +77,16 @@ def block_noise(resid: Image, ivar: Image, factor: int) -> Image:
     """
     weight = _blocks(ivar, factor)
     total = _blocks(resid * ivar, factor)
-    return _hide(total / np.sqrt(np.where(weight > 0, weight, 1)), ivar > 0, factor)
+    count = _blocks((ivar > 0).astype(np.float32), factor)
+    return _hide(total / np.sqrt(np.where(weight > 0, weight, 1)), count, ivar.shape, factor)
 
 
 def block_extreme(plane: Image, good: Mask, factor: int) -> Image:
     """Return the value farthest from zero in each block, so that no peak is lost."""
     usable = np.where(good, plane, np.float32(0))
     high, low = _blocks(usable, factor, np.maximum), _blocks(usable, factor, np.minimum)
-    return _hide(np.where(high >= -low, high, low), good, factor)
+    count = _blocks(good.astype(np.float32), factor)
+    return _hide(np.where(high >= -low, high, low), count, plane.shape, factor)
 
 
 def thin(plane: NDArray[Any], limit: int = SAMPLE) -> NDArray[Any]:
@@ -107,19 +112,18 @@ class Stretch:
     high: float
     soft: float
 
-    def norm(self) -> FuncNorm:
-        """Return the matplotlib normalisation; values outside the range are clipped."""
-        return FuncNorm((self._forward, self._inverse), self.low, self.high, clip=True)
+    @property
+    def _length(self) -> float:
+        return float(np.arcsinh((self.high - self.low) / self.soft))
 
-    def _forward(self, value: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.arcsinh((np.asarray(value, np.float64) - self.low) / self.soft))
-
-    def _inverse(self, value: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.sinh(value) * self.soft + self.low)
+    def norm(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return how far along the stretch values lie, from 0 to 1; those outside it are clipped."""
+        share: NDArray[Any] = np.arcsinh((values - self.low) / self.soft) / self._length
+        return share.clip(0, 1)
 
     def ticks(self, n: int = 6) -> NDArray[np.float64]:
         """Return about `n` round values, evenly spread over the stretch."""
-        even = self._inverse(np.linspace(0, float(self._forward(np.array(self.high))), n))
+        even = np.sinh(np.linspace(0, self._length, n)) * self.soft + self.low
         step = np.gradient(even)
         digit = 10.0 ** np.floor(np.log10(step))
         values = np.unique(np.round(even / digit) * digit)
@@ -174,10 +178,15 @@ class Planes:
         """Return the planes of one fitted frame."""
         return cls(frame.exposure.data, frame.sky + frame.model, frame.resid, frame.fit_ivar)
 
-    @property
+    @cached_property
     def good(self) -> Mask:
         """Usable pixels."""
         return self.ivar > 0
+
+    @cached_property
+    def stretch(self) -> "Stretch":
+        """The stretch of the image."""
+        return sky_stretch(self.data, self.good)
 
     @property
     def chi(self) -> Image:

@@ -1,28 +1,36 @@
 """The PSF as pictures: core, wings, profile with the light it encloses, and the stars over the field beside it."""
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from crowdfit.frame import Frame
 from crowdfit.photometry.psf_map import MIN_STARS, PsfMap
 from crowdfit.psf.epsf import EPSF
-from crowdfit.report import canvas, images, pixels
+from crowdfit.report import canvas, pixels, plot
 from crowdfit.report.canvas import Picture
-from crowdfit.report.images import Scale
+from crowdfit.report.panel import GREYS, Panel, Scale
+from crowdfit.report.sheet import single
 
 F64 = NDArray[np.float64]
 
 DECADES = 6
 """Range of the logarithmic pictures, in powers of ten below the peak."""
 
-
 FLAT = 0.03
 """The colours of the map reach at least this share of the FWHM to either side: noise shall not look like much."""
+
 LONG_WHISKER = 0.1
 """Ellipticity of a whisker as long as a cell, or the largest of the map if that is more."""
+
+LONG_SIDE, DOTS = 2.2, 600
+"""Longest side of an image on the page (inches), and about how many dots that is."""
+
+MAP = "YlGnBu"
+"""Colours of the map."""
+
+OFFSETS = ("offset in x (pix)", "offset in y (pix)")
+PIXELS = ("x (pix)", "y (pix)")
+"""Labels of the axes."""
 
 
 def psf_pictures(frame: Frame, psf_map: PsfMap | None = None) -> list[Picture]:
@@ -51,29 +59,22 @@ def _crop(table: F64, half: int) -> F64:
     return table[centre - half : centre + half + 1, centre - half : centre + half + 1]
 
 
-def _panel(psf: EPSF, cut: F64, scale: Scale, title: str) -> tuple[Figure, Axes]:
+def _panel(psf: EPSF, cut: F64, scale: Scale) -> Panel:
     reach = cut.shape[0] / 2 / psf.oversample
-    figure, axes = images.exact_axes(cut.shape, long_side=2.2)
-    images.show(axes, cut, (-reach, reach, -reach, reach), scale)
-    axes.set(title=title, xlabel="offset in x (pix)", ylabel="offset in y (pix)")
-    images.add_bar(figure, axes, scale)
-    return figure, axes
+    return Panel(cut, (-reach, reach, -reach, reach), scale, LONG_SIDE, DOTS)
 
 
 def _core(psf: EPSF, table: F64) -> Picture:
     cut = _crop(table, int(np.ceil(max(1.8 * psf.fwhm, 3) * psf.oversample)))
-    scale = Scale(
-        Normalize(0, 1, clip=True), images.with_masked("gray_r"), np.linspace(0, 1, 6), "value / peak"
-    )
-    figure, axes = _panel(psf, cut, scale, "Core, linear")
-    offsets = _offsets(psf, len(cut))
-    axes.contour(offsets, offsets, cut, levels=[0.5], colors=[canvas.ORANGE], linewidths=1.3)
+    panel = _panel(psf, cut, Scale.linear(0, 1, GREYS, 6, "value / peak"))
+    panel.draw_level(cut, 0.5, 1.3)
     width = f"FWHM {psf.fwhm:.2f} pix, {shape_text(psf)}"
     caption = (
         f"The line is the contour of half maximum: {width}. "
         f"{psf.oversample} sample{'s' if psf.oversample > 1 else ''} per pixel."
     )
-    return canvas.finish(figure, "psf-core", f"Core of the PSF: {width}.", caption, canvas.image_palette())
+    sheet = single(panel, "Core, linear", *OFFSETS)
+    return sheet.finish("psf-core", f"Core of the PSF: {width}.", caption)
 
 
 def _wings(psf: EPSF, table: F64) -> Picture:
@@ -81,16 +82,13 @@ def _wings(psf: EPSF, table: F64) -> Picture:
     table = table[::factor, ::factor]
     with np.errstate(divide="ignore", invalid="ignore"):
         decades = np.log10(np.where(table > 0, table, np.nan))
-    ticks = np.arange(-DECADES, 1, dtype=float)
-    scale = Scale(
-        Normalize(-DECADES, 0, clip=True), images.with_masked("gray_r"), ticks, "log10 of value / peak"
-    )
-    figure, _ = _panel(psf, decades, scale, "Wings, logarithmic")
+    scale = Scale.linear(-DECADES, 0, GREYS, DECADES + 1, "log10 of value / peak")
     caption = (
         "The whole table. Wings should fall smoothly, without a step where the measured core meets them; "
         "samples in the colour of masked pixels are zero or negative."
     )
-    return canvas.finish(figure, "psf-wings", "Logarithm of the whole PSF.", caption, canvas.image_palette())
+    sheet = single(_panel(psf, decades, scale), "Wings, logarithmic", *OFFSETS)
+    return sheet.finish("psf-wings", "Logarithm of the whole PSF.", caption)
 
 
 def _profile(psf: EPSF, table: F64) -> Picture:
@@ -112,38 +110,29 @@ def _profile(psf: EPSF, table: F64) -> Picture:
     )
     lower.plot(radius, enclosed, color=canvas.INK, lw=1)
     lower.set(ylim=(0, 1.04), xlim=(0.0, psf.radius), xlabel="radius (pix)", ylabel="enclosed light")
-    for axes in (upper, lower):
-        axes.grid(visible=True)
     upper.legend(loc="upper right")
-    figure.tight_layout()
     half, most = (float(np.interp(share, enclosed, radius)) for share in (0.5, 0.9))
     caption = (
         f"Every sample against its distance from the centre. Half of the light falls within {half:.2f} pix "
         f"and 90 % within {most:.2f} pix; fluxes refer to the sum out to {psf.radius} pix."
     )
-    return canvas.finish(
+    return plot.finish(
         figure, "psf-profile", "Radial profile of the PSF and enclosed light by radius.", caption
     )
 
 
 def _map(psf: EPSF, psf_map: PsfMap) -> Picture:
-    ny, nx = psf_map.shape
-    figure, axes = images.exact_axes((ny, nx), long_side=2.2)
-    axes.set(title="FWHM over the field", xlabel="x (pix)", ylabel="y (pix)")
     low, high, error = psf_map.width_range
     if not np.isfinite(low):
-        canvas.empty(axes, "too few stars")
+        sheet = single(_map_panel(psf_map, Scale.linear(0, 1, MAP, 0, "")), "FWHM: too few stars", *PIXELS)
         caption = (
             f"No cell of the field holds {MIN_STARS} bright uncrowded stars, so there is no map of the PSF."
         )
-        return canvas.finish(figure, "psf-map", "No map of the PSF.", caption)
+        return sheet.finish("psf-map", "No map of the PSF.", caption)
     middle = float(np.nanmedian(psf_map.fwhm))
     least, most = min(low, (1 - FLAT) * middle), max(high, (1 + FLAT) * middle)
-    ticks = np.linspace(least, most, 5)
-    scale = Scale(Normalize(least, most), images.with_masked("YlGnBu"), ticks, "FWHM of the stars (pix)")
-    images.show(axes, psf_map.fwhm, (-0.5, nx - 0.5, -0.5, ny - 0.5), scale)
-    longest = _whiskers(axes, psf_map)
-    images.add_bar(figure, axes, scale)
+    panel = _map_panel(psf_map, Scale.linear(least, most, MAP, 5, "FWHM of the stars (pix)"))
+    longest = _whiskers(panel, psf_map)
     rows, columns = psf_map.fwhm.shape
     several = f" to {high:.3f} pix (difference known to {error:.3f})" if rows * columns > 1 else " pix"
     caption = (
@@ -154,10 +143,23 @@ def _map(psf: EPSF, psf_map: PsfMap) -> Picture:
         "stars a few percent wider."
     )
     alt = f"Map of the FWHM of the stars over the field, {low:.2f} to {high:.2f} pixels."
-    return canvas.finish(figure, "psf-map", alt, caption)
+    return single(panel, "FWHM over the field", *PIXELS).finish("psf-map", alt, caption)
 
 
-def _whiskers(axes: Axes, psf_map: PsfMap) -> float:
+def _map_panel(psf_map: PsfMap, scale: Scale) -> Panel:
+    """Return the cells of the map as a panel in the shape of the field."""
+    ny, nx = psf_map.shape
+    row, column = (
+        np.arange(dots) * cells // dots
+        for dots, cells in zip(
+            (max(1, round(DOTS * side / max(ny, nx))) for side in (ny, nx)), psf_map.fwhm.shape, strict=True
+        )
+    )
+    extent = (-0.5, nx - 0.5, -0.5, ny - 0.5)
+    return Panel(psf_map.fwhm[np.ix_(row, column)], extent, scale, LONG_SIDE, DOTS)
+
+
+def _whiskers(panel: Panel, psf_map: PsfMap) -> float:
     """Draw ellipticities as lines in the cells; return the ellipticity of a line as long as a cell."""
     rows, columns = psf_map.fwhm.shape
     high, wide = psf_map.shape[0] / rows, psf_map.shape[1] / columns
@@ -167,7 +169,7 @@ def _whiskers(axes: Axes, psf_map: PsfMap) -> float:
     half = 0.5 * min(high, wide) * ellipticity / longest
     x, y = (col + 0.5) * wide - 0.5, (row + 0.5) * high - 0.5
     dx, dy = half * np.cos(angle), half * np.sin(angle)
-    axes.plot([x - dx, x + dx], [y - dy, y + dy], color=canvas.ORANGE, lw=1.3, solid_capstyle="round")
+    panel.draw_lines(np.stack([x - dx, x + dx], axis=1), np.stack([y - dy, y + dy], axis=1), 1.3)
     return longest
 
 

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from astropy import units as u
 from astropy.wcs import WCS, NoConvergence
-from matplotlib.figure import Figure
 
-from crowdfit.exposure import Exposure, Image
+from crowdfit.exposure import Exposure
 from crowdfit.report import canvas, images, pixels
 from crowdfit.report.canvas import Picture
-from crowdfit.report.images import Scale
+from crowdfit.report.panel import Panel
 from crowdfit.report.pixels import Planes
+from crowdfit.report.sheet import Corner, around
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,9 @@ LABELS: Final = {
     "galactic": ("Galactic longitude", "Galactic latitude"),
 }
 """Axis labels by the frame of the WCS."""
+
+LEFT: Final = 0.95
+"""Room for the numbers and the label to the left of the image (inches)."""
 
 _UNDRAWABLE: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, NoConvergence)
 """What astropy raises for a WCS that has no sky everywhere on the image; the catalogue does not need that."""
@@ -52,41 +55,44 @@ def sky_pictures(exposure: Exposure, planes: Planes) -> list[Picture]:
 
 def _picture(wcs: Any, unit: str, planes: Planes) -> Picture:
     factor = pixels.block_factor(planes.data.shape)
-    scale = Scale.sky(pixels.sky_stretch(planes.data, planes.good), unit)
+    scale = images.sky_scale(planes.stretch, unit)
+    panel = images.whole(pixels.block_mean(planes.data, planes.good, factor), factor, scale)
+    sheet, corner = around(panel, LEFT * panel.dpi)
+    sheet.show(panel, corner, "Image on the sky")
+    sheet.show_bar(panel, corner)
     ny, nx = planes.data.shape
     frame = wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2).frame.name
-    figure, _ = sky_axes(wcs, pixels.block_mean(planes.data, planes.good, factor), factor, scale)
+    sheet.cover(panel, corner, canvas.draw(sky_axes(wcs, frame, panel, sheet.size, corner).figure))
     caption = f"The same image with the grid of its WCS ({frame}). The catalogue holds ICRS positions."
-    return canvas.finish(
-        figure, "sky", "Image of the field with sky coordinates.", caption, canvas.image_palette()
-    )
+    return sheet.finish("sky", "Image of the field with sky coordinates.", caption)
 
 
-def sky_axes(wcs: Any, values: Image, factor: int, scale: Scale) -> tuple[Figure, Any]:
-    """Return a figure of an image with a coordinate grid, and its axes.
+def sky_axes(wcs: Any, frame: str, panel: Panel, size: tuple[int, int], corner: Corner) -> Any:
+    """Return axes with a coordinate grid, in a figure that fits over the sheet of a panel.
 
     Parameters
     ----------
     wcs : WCS
         Of the full image, 0-based.
-    values : ndarray (ny, nx) float32
-        The image in blocks of `factor` x `factor` pixels.
-    scale : Scale
-        Its colours.
+    frame : str
+        Name of the frame of its sky.
+    panel : Panel
+        The image.
+    size : tuple of int
+        Width and height of the sheet (dots).
+    corner : tuple of int
+        Left and upper end of the panel (dots).
     """
-    ny, nx = values.shape
-    # the WCS counts pixels of the full image, so the panel is drawn in their coordinates
-    extent = (-0.5, nx * factor - 0.5, -0.5, ny * factor - 0.5)
-    figure, axes = images.exact_axes(values.shape, left=0.95, projection=wcs)
-    axes.imshow(
-        values, origin="lower", extent=extent, interpolation="nearest", norm=scale.norm, cmap=scale.cmap,
-        aspect="auto",
-    )  # fmt: skip
-    axes.set(title="Image on the sky", xlim=extent[:2], ylim=extent[2:])
-    frame = wcs.pixel_to_world(extent[1] / 2, extent[3] / 2).frame.name
+    (width, height), (left, top), (tall, wide) = size, corner, panel.colours.shape
+    figure = canvas.new_figure(width / panel.dpi, height / panel.dpi, panel.dpi)
+    axes: Any = figure.add_axes(
+        (left / width, 1 - (top + tall) / height, wide / width, tall / height), projection=wcs
+    )
+    # the WCS counts pixels of the full image, and so does the extent of the panel, whatever its blocks
+    axes.set(xlim=panel.extent[:2], ylim=panel.extent[2:])
+    axes.coords.frame.set_linewidth(0)
     _draw_grid(axes, LABELS.get(frame, (f"longitude, {frame}", f"latitude, {frame}")))
-    images.add_bar(figure, axes, scale)
-    return figure, axes
+    return axes
 
 
 def _draw_grid(axes: Any, labels: tuple[str, str]) -> None:

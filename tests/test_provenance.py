@@ -108,7 +108,7 @@ def test_metadata_are_in_every_product(run):
             assert str(found[key.lower()]) == result.metadata[key], (where, key)
         assert yaml.safe_load(found["config"]) == yaml.safe_load(dump(result.config)), where
     assert record.config_yaml == dump(result.config)
-    assert record.input_checksum == result.metadata["sha256"]
+    assert record.inputs["image"] == result.metadata["sha256"]
 
 
 def test_hdf5_fits_and_csv_hold_the_same_catalogue(run):

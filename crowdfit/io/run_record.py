@@ -22,7 +22,6 @@ that were finished, in a file that can be read. Arrays carry checksums (Fletcher
 
 import dataclasses
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     from astropy.table import QTable, Table
 
 __all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last", "read_record"]
-
-log = logging.getLogger(__name__)
 
 FORMAT: Final = "crowdfit run record 2"
 

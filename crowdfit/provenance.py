@@ -199,14 +199,14 @@ def check_same_fit(head: Head, exposure: Exposure, config: Config, inputs: dict[
 def _other_inputs(head: Head, exposure: Exposure, config: Config, inputs: dict[str, str]) -> list[str]:
     """Return what is to be said of each input that is not that of the record."""
     names = {
-        "image": f"image {exposure.meta.get('FILE', exposure.name)}",
-        "err": "errors",
-        "dq": "data quality",
-        "psf": f"PSF {getattr(config.psf, 'path', '')}".strip(),
-        "positions": "list of positions",
+        "image": f"another image {exposure.meta.get('FILE', exposure.name)}",
+        "err": "other errors",
+        "dq": "other data quality",
+        "psf": f"another PSF {getattr(config.psf, 'path', '')}".strip(),
+        "positions": "another list of positions",
     }
     return [
-        f"was made from another {name} (SHA-256 {head.inputs.get(what, '')[:12] or 'none'} then, "
+        f"was made from {name} (SHA-256 {head.inputs.get(what, '')[:12] or 'none'} then, "
         f"{inputs[what][:12] or 'none'} now)"
         for what, name in names.items()
         if head.inputs.get(what, "") != inputs[what]

@@ -24,7 +24,7 @@ from crowdfit.io.run_record import Head, RunRecord, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
 from crowdfit.photometry.psf_map import PsfMap, measure_psf_map
-from crowdfit.provenance import checksums, find_record, metadata_of
+from crowdfit.provenance import checksums, find_record, metadata_of, other_packages
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
@@ -227,7 +227,7 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     keep = None if record is None else RunRecord(record)
     inputs = {} if keep is None else checksums(exposure, chosen, psf, sources)
     last, history = (
-        _resumed(record, exposure, chosen, inputs) if resume and record is not None else (None, [])
+        _resumed(record, exposure, chosen, inputs, metadata) if resume and record is not None else (None, [])
     )
     earlier = sum(stats.seconds for stats in history)
     if last is None:
@@ -352,7 +352,11 @@ def _first_frame(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, 
 
 
 def _resumed(
-    record: str | Path, exposure: Exposure, config: Config, inputs: dict[str, str]
+    record: str | Path,
+    exposure: Exposure,
+    config: Config,
+    inputs: dict[str, str],
+    metadata: dict[str, str],
 ) -> tuple[State | None, list[PassStats]]:
     """Return the last recorded state of this fit, None where there is none, and the numbers of the passes so far."""
     clear_leftovers(record)
@@ -361,6 +365,11 @@ def _resumed(
         log.info("%s: no pass in %s yet; the fit starts from the beginning", exposure.name, record)
         return None, []
     log.info("%s: goes on after the %d passes in %s", exposure.name, head.n_passes, record)
+    if changed := other_packages(head, metadata):
+        log.warning(
+            "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken run",
+            exposure.name, ", ".join(changed),
+        )  # fmt: skip
     return read_last(record, exposure, config.stamps)
 
 

@@ -5,7 +5,7 @@ Only maps: reading, fitting and writing are library calls, so a script that make
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,23 +179,19 @@ class Job:
         for path in (record, *products):
             clear_leftovers(path)
         head = recorded(record, inputs.exposure, inputs.config, positions=inputs.positions)
-        # older than the record is what another run has left
-        is_there = [
-            path.exists() and path.stat().st_mtime_ns >= record.stat().st_mtime_ns for path in products
-        ]
+        is_done = False
         if head is None:
             said = f"no pass is recorded in {record} yet; the fit starts from the beginning"
         elif head.stop_reason is None:
-            passes += range(head.n_passes)
             said = f"goes on after the {head.n_passes} passes in {record}"
-        elif all(is_there):
+        elif is_done := all(map(_not_older_than(record), products)):
             said = "finished already; nothing is left to do"
         else:
-            passes += range(head.n_passes)
             said = f"all {head.n_passes} passes are in {record}; the files are written from there"
+        passes += range(head.n_passes if head else 0)
         if self.level != "quiet":
-            console.say(f"{image}: {said}")
-        return head is not None and head.stop_reason is not None and all(is_there)
+            (console.tell if is_done else console.say)(f"{image}: {said}")
+        return is_done
 
     def fit(self, image: Path) -> "FitResult":
         """Fit one image and write nothing."""
@@ -243,6 +239,12 @@ def _products(out: Path, image: Path, output: "Output") -> list[Path]:
     catalogs = [product_path(out, image.name, "catalog", suffix) for suffix in output.formats]
     report = [product_path(out, image.name, "report")] if output.report else []
     return [*catalogs, product_path(out, image.name, "fit"), *report]
+
+
+def _not_older_than(record: Path) -> Callable[[Path], bool]:
+    """Return whether a file is there and was not left by an earlier run than that of the record."""
+    begun = record.stat().st_mtime_ns
+    return lambda path: path.exists() and path.stat().st_mtime_ns >= begun
 
 
 def _check_positions(config: "Config", positions: Path | None) -> None:

@@ -6,8 +6,8 @@ but those that have no say in the numbers.
 """
 
 import hashlib
-import logging
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,9 +28,7 @@ from crowdfit.sources import Sources
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["check_same_fit", "checksums", "differences", "find_record", "metadata_of"]
-
-log = logging.getLogger(__name__)
+__all__ = ["check_same_fit", "checksums", "differences", "find_record", "metadata_of", "other_packages"]
 
 NO_SAY: Final = ("output.", "input.verify")
 """Settings that have no say in the numbers of a fit: which files are written, and whether damage is refused."""
@@ -158,7 +156,7 @@ def find_record(path: str | Path, exposure: Exposure, config: Config, inputs: di
 
 
 def check_same_fit(head: Head, exposure: Exposure, config: Config, inputs: dict[str, str]) -> None:
-    """Refuse a run record that is not of this fit; warn where the last bits may differ.
+    """Refuse a run record that is not of this fit.
 
     Parameters
     ----------
@@ -193,7 +191,6 @@ def check_same_fit(head: Head, exposure: Exposure, config: Config, inputs: dict[
             + "\nonly the same fit can be resumed; restore what differs, or leave out --resume to "
             "fit from the beginning"
         )
-    _warn_of_versions(head, metadata_of(exposure, config))
 
 
 def _other_inputs(head: Head, exposure: Exposure, config: Config, inputs: dict[str, str]) -> list[str]:
@@ -253,14 +250,13 @@ def _flat(config_yaml: str) -> dict[str, str]:
     return values
 
 
-def _warn_of_versions(head: Head, now: dict[str, str]) -> None:
-    changed = [
-        f"{name} {head.metadata.get(name)} -> {now[name]}"
+def other_packages(head: Head, metadata: Mapping[str, str]) -> list[str]:
+    """Return the packages that a run was begun with in other versions than those in `metadata`, old and new.
+
+    They may change the last bits.
+    """
+    return [
+        f"{name} {head.metadata.get(name)} -> {metadata[name]}"
         for name in PACKAGES
-        if head.metadata.get(name) != now[name]
+        if head.metadata.get(name) != metadata[name]
     ]
-    if changed:
-        log.warning(
-            "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken run",
-            head.path, ", ".join(changed),
-        )  # fmt: skip

@@ -159,8 +159,10 @@ def test_killed_before_there_is_a_record(image, whole, tmp_path, capsys):
     """What was left of the write is no record, and is cleared away."""
     out = tmp_path / "out"
     out.mkdir()
+    (out / "field_catalog.fits").write_text("of another run, whose record is not there")
     killed(BEFORE_RENAMING.format(name="_run.h5"), "fit", image, "-o", out, *OPTIONS)
-    assert [path.name for path in out.iterdir()] == leftovers(out)
+    assert not (out / "field_run.h5").exists()
+    assert len(leftovers(out)) == 1
     assert fit(image, out, "--resume") == DONE
     record = out / "field_run.h5"
     said = f"crowdfit: {image}: no pass is recorded in {record} yet; the fit starts from the beginning\n"
@@ -172,7 +174,7 @@ def test_finished_run_is_left_alone(image, finished, capsys):
     """Not a byte is written; on any number of threads, and more or less is said."""
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()}
     assert fit(image, finished, "--resume") == DONE
-    assert capsys.readouterr() == ("", f"crowdfit: {image}: finished already; nothing is left to do\n")
+    assert capsys.readouterr() == (f"{image}: finished already; nothing is left to do\n", "")
     assert fit(image, finished, "--resume", "-q", "--threads", "1") == DONE
     assert capsys.readouterr() == ("", "")
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()} == before
@@ -240,6 +242,17 @@ def test_damaged_record_is_refused(image, finished, capsys):
         f"crowdfit: error: {record}: the run record is cut short or damaged; delete it, or leave out --resume"
     )
     assert capsys.readouterr().err.startswith(wanted)
+
+
+def test_other_packages_are_a_warning(image, whole, finished, capsys):
+    """P100: they may change the last bits; it is said once."""
+    (finished / "field_fit.fits").unlink()
+    record = finished / "field_run.h5"
+    with h5py.File(record, "r+") as file:
+        file["metadata"].attrs["scipy"] = "0.9"
+    assert fit(image, finished, "--resume") == DONE
+    assert capsys.readouterr().err.count("begun with other packages (scipy 0.9 -> ") == 1
+    same_files(finished, whole)
 
 
 def test_record_of_another_version_is_refused(image, finished, capsys):

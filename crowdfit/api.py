@@ -1,11 +1,9 @@
 """What scripts call: an image goes in, a catalogue with everything that explains the image comes out."""
 
 import logging
-import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,21 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-import crowdfit
 from crowdfit.catalog import build_catalog
-from crowdfit.config import Config, config_hash, dump, load_config, override
+from crowdfit.config import Config, dump, load_config, override
+from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure, Image
-from crowdfit.frame import Frame, Frames
+from crowdfit.frame import Frame
+from crowdfit.io.atomic import clear_leftovers
 from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
-from crowdfit.io.hdus import sha256_of
 from crowdfit.io.positions import Positions, check_positions
 from crowdfit.io.products import write_products
-from crowdfit.io.run_record import RunRecord
+from crowdfit.io.run_record import Head, RunRecord, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
 from crowdfit.photometry.psf_map import PsfMap, measure_psf_map
+from crowdfit.provenance import checksums, find_record, metadata_of, other_packages
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.initial import BlindPsf, GivenPsf, agreed_fwhm, check_fits_image
+from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
 from crowdfit.stages.psf_update import FixedPsf
@@ -63,7 +62,7 @@ class FitResult:
     stop_reason : str
         Why the loop ended; a key of `crowdfit.stages.stop.STOP_REASONS`.
     seconds : float
-        Wall time of the fit.
+        Wall time of the fit; of one that was resumed with that of its recorded passes.
     stage_seconds : dict of str to float
         Wall time by stage, all passes together.
     peak_memory_mb : float
@@ -137,6 +136,7 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
     progress: Callable[[State], object] | None = None,
     record: str | Path | None = None,
+    resume: bool = False,
     **overrides: object,
 ) -> FitResult:
     """Explain an image of a crowded star field as sky plus stars, and measure every star.
@@ -159,6 +159,10 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
         Called with the `State` after every pass.
     record : path, optional
         HDF5 run record, written after every pass.
+    resume : bool
+        Go on after the last pass in `record`, and end with the numbers of an unbroken fit; from the beginning where
+        it is not there or holds no pass. What went in has to be the same, and every setting that has a say in the
+        numbers; stages that are callables of your own are compared by name.
     **overrides
         Single settings, dots written as two underscores: ``detect__nsigma=(10, 4)``.
 
@@ -169,41 +173,72 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     Raises
     ------
     InputError, ConfigError
-        Input or settings that cannot be used; the message says what and how to mend it.
+        Input or settings that cannot be used, or that are not those of the record that is resumed; the message says
+        what and how to mend it.
 
     Examples
     --------
     >>> result = fit_image("field.fits", config="nircam_sw")  # doctest: +SKIP
     >>> result.catalog["x", "y", "flux"]  # doctest: +SKIP
     """
+    if resume and record is None:
+        raise InputError("resume: there is nothing to go on from; give record=PATH too")
     # numba brings the threads; BLAS with threads of its own would fight for the cores and change the last bits
     with threadpool_limits(1, "blas"):
         overrides = {**_psf_settings(psf), **overrides}
         exposure = _exposure(image, err, dq, _config(config, overrides))
         chosen = _config(config, overrides, exposure.band)
-        return _fit(exposure, psf, chosen, _sources(positions, exposure), progress, record)
+        return _fit(exposure, psf, chosen, _sources(positions, exposure), progress, record, resume)
 
 
-def _fit(
+def recorded(
+    record: str | Path,
+    exposure: Exposure,
+    config: Config,
+    *,
+    psf: EPSF | ArrayLike | str | Path | None = None,
+    positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
+) -> Head | None:
+    """Return what a run record says of this very fit; None where there is none, or none with a pass.
+
+    Raises
+    ------
+    InputError, ConfigError
+        The record cannot be read, or is that of another fit; the message names what differs.
+    """
+    return find_record(
+        record, exposure, config, checksums(exposure, config, psf, _sources(positions, exposure))
+    )
+
+
+def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     exposure: Exposure,
     psf: EPSF | ArrayLike | str | Path | None,
     chosen: Config,
     sources: Sources,
     progress: Callable[[State], object] | None,
     record: str | Path | None,
+    resume: bool,
 ) -> FitResult:
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
     _warn_without_memory(chosen)
-    first_psf = _first_psf(psf, exposure, chosen)
-    log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
-    start = Frame.start(exposure, first_psf, chosen.stamps, _seen_fwhm(psf, first_psf, exposure, chosen))
-    metadata = _metadata(exposure, chosen, psf)
-    keep = _start_record(record, metadata, chosen, exposure)
+    metadata = metadata_of(exposure, chosen, psf)
+    keep = None if record is None else RunRecord(record)
+    inputs = {} if keep is None else checksums(exposure, chosen, psf, sources)
+    last, history = (
+        _resumed(record, exposure, chosen, inputs, metadata) if resume and record is not None else (None, [])
+    )
+    earlier = sum(stats.seconds for stats in history)
+    if last is None:
+        passes = iterate((_first_frame(psf, exposure, chosen),), chosen, sources)
+        if keep is not None:
+            keep.start(metadata, dump(chosen), inputs)
+    else:
+        passes = _further(last, chosen)
     times = {"start": time.perf_counter() - began}
-    history: list[PassStats] = []
     log.debug("%s: first pass begins", exposure.name, extra={"done": "start"})
-    state, reason = _drain((start,), chosen, sources, history, progress, keep)
+    state, reason = _drain(passes, last, chosen, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
     psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
@@ -227,7 +262,7 @@ def _fit(
         history=tuple(history),
         config=chosen,
         stop_reason=reason,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - began + earlier,
         stage_seconds=times,
         peak_memory_mb=peak_mb(),
         metadata=metadata,
@@ -309,26 +344,52 @@ def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, expo
     return stars.flagged("forced", np.ones(len(stars), bool))
 
 
-def _start_record(
-    record: str | Path | None, metadata: dict[str, str], config: Config, exposure: Exposure
-) -> RunRecord | None:
-    if record is None:
-        return None
-    keep = RunRecord(record)
-    keep.start(metadata, dump(config), str(exposure.meta.get("SHA256", "")))
-    return keep
+def _first_frame(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> Frame:
+    """Return the frame before the first pass."""
+    first_psf = _first_psf(psf, exposure, config)
+    log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
+    return Frame.start(exposure, first_psf, config.stamps, _seen_fwhm(psf, first_psf, exposure, config))
 
 
-def _drain(
-    frames: Frames,
+def _resumed(
+    record: str | Path,
+    exposure: Exposure,
     config: Config,
-    sources: Sources,
+    inputs: dict[str, str],
+    metadata: dict[str, str],
+) -> tuple[State | None, list[PassStats]]:
+    """Return the last recorded state of this fit, None where there is none, and the numbers of the passes so far."""
+    clear_leftovers(record)
+    head = find_record(record, exposure, config, inputs)
+    if head is None:
+        log.info("%s: no pass in %s yet; the fit starts from the beginning", exposure.name, record)
+        return None, []
+    log.info("%s: goes on after the %d passes in %s", exposure.name, head.n_passes, record)
+    if changed := other_packages(head, metadata):
+        log.warning(
+            "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken run",
+            exposure.name, ", ".join(changed),
+        )  # fmt: skip
+    return read_last(record, exposure, config.stamps)
+
+
+def _further(last: State, config: Config) -> Iterator[State]:
+    """Return the passes that follow a recorded one; none where the fit stops after it."""
+    if config.stop(last):
+        return iter(())
+    return iterate(last.frames, config, last.sources, first_pass=last.pass_no + 1)
+
+
+def _drain(  # noqa: PLR0913, PLR0917 - what is done with each pass
+    passes: Iterator[State],
+    last: State | None,
+    config: Config,
     history: list[PassStats],
     progress: Callable[[State], object] | None,
     record: RunRecord | None,
 ) -> tuple[State, str]:
-    """Run the loop to its end; return the last state and why it ended."""
-    for state in iterate(frames, config, sources):
+    """Make the passes that follow `last`; return the last state and why it ended."""
+    for state in passes:
         history.append(state.stats)
         log.info(
             "pass %d: %d sources, %d new, chi %.3f, FWHM %.2f px, %.1f s", state.pass_no, state.stats.n_sources,
@@ -338,7 +399,9 @@ def _drain(
             record.add(state)
         if progress is not None:
             progress(state)
-    return state, str(config.stop(state))
+        last = state
+    assert last is not None  # the loop makes at least one pass
+    return last, str(config.stop(last))
 
 
 def _timed(times: dict[str, float], name: str, work: Any, *args: Any) -> Any:
@@ -347,36 +410,3 @@ def _timed(times: dict[str, float], name: str, work: Any, *args: Any) -> Any:
     result = work(*args)
     times[name] = time.perf_counter() - began
     return result
-
-
-def _checksum_of_psf(psf: object, config: Config) -> str:
-    """Return the checksum of the file that the first PSF came from; empty where it came from none."""
-    is_given = not (psf is None or isinstance(psf, str | Path))
-    return sha256_of(config.psf.path) if isinstance(config.psf, GivenPsf) and not is_given else ""
-
-
-def _metadata(exposure: Exposure, config: Config, psf: object = None) -> dict[str, str]:
-    """Return what has to be known to repeat the fit."""
-    import astropy  # noqa: PLC0415
-    import numba  # noqa: PLC0415
-    import scipy  # noqa: PLC0415
-    import sep  # noqa: PLC0415
-
-    versions = {"numpy": np, "scipy": scipy, "astropy": astropy, "numba": numba, "sep": sep}
-    facts = {
-        "crowdfit": crowdfit.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        **{name: module.__version__ for name, module in versions.items()},
-        "image": exposure.name,
-        "band": exposure.band,
-        "unit": exposure.unit,
-        "gain": f"{exposure.gain:.6g}" if np.isfinite(exposure.gain) else "",
-        "notes": "\n".join(exposure.notes),
-        **{key: str(value) for key, value in exposure.meta.items() if key != "SHA256"},
-        "sha256": str(exposure.meta.get("SHA256", "")),
-        "sha256_psf": _checksum_of_psf(psf, config),
-        "config_hash": config_hash(config),
-        "config": dump(config),
-    }
-    return {key: value for key, value in facts.items() if value}

@@ -193,6 +193,14 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
         ),
     ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the run record that an interrupted run has left in the folder; finished images are left "
+            "alone.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     log_json: LogJson = None,
@@ -204,7 +212,7 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
     if (err or dq) and len(images) > 1:
         raise InputError("--err and --dq belong to one image; fit the images one by one")
     with console.logging_to(level, log_json):
-        job = Job(out, level, config, changes, psf, positions, err, dq)
+        job = Job(out, level, config, changes, psf, positions, err, dq, resume)
         prepare(images, out, job.config_for("").output.formats, threads)
         return job.run_all(images)
 

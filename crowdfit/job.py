@@ -5,7 +5,7 @@ Only maps: reading, fitting and writing are library calls, so a script that make
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,9 @@ from crowdfit.errors import ConfigError, CrowdfitError, InputError
 
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
-    from crowdfit.config import Config
+    from crowdfit.config import Config, Output
+    from crowdfit.exposure import Exposure
+    from crowdfit.io.positions import Positions
     from crowdfit.loop import State
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,15 @@ def _use_threads(n: int) -> None:
         ) from None
 
 
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """An image that was read, with the configuration for its filter and the list of known stars, if there is one."""
+
+    exposure: "Exposure"
+    config: "Config"
+    positions: "Positions | None"
+
+
 @dataclass(frozen=True)
 class Job:
     """What is done to each image: configuration, fit, files.
@@ -86,6 +97,8 @@ class Job:
         `a.b=value`, over the configuration.
     psf, positions, err, dq : Path or None
         Files that go with the image: a PSF, a list of stars, errors and data quality.
+    resume : bool
+        Whether to go on from the run record of an earlier run.
     compiling_said : bool
         Whether the user knows already that kernels are being compiled.
     """
@@ -98,6 +111,7 @@ class Job:
     positions: Path | None = None
     err: Path | None = None
     dq: Path | None = None
+    resume: bool = False
     compiling_said: bool = False
 
     def config_for(self, band: str) -> "Config":
@@ -134,14 +148,18 @@ class Job:
             return self._run(image, record, passes)
         except KeyboardInterrupt:
             kept = f"; the finished passes are kept in {record}" if passes and record.exists() else ""
+            kept += ", and the same command with --resume goes on from there" if kept else ""
             raise Interrupted(f"{image}: interrupted{kept}") from None
 
     def _run(self, image: Path, record: Path, passes: list[int]) -> int:
         """Fit one image and write its files; the number of every finished pass is added to `passes`."""
         from crowdfit.io.products import product_path  # noqa: PLC0415
 
-        result = self.fit(image, record, passes)
-        output = result.config.output
+        inputs = self._read(image)
+        output = inputs.config.output
+        if self.resume and self._is_done(image, inputs, record, passes):
+            return DONE
+        result = self._fit(image, inputs, record if output.run_record else None, passes)
         files = [*result.write(self.out, formats=output.formats), *([record] if output.run_record else [])]
         if output.report:
             files.append(result.report(product_path(self.out, image.name, "report")))
@@ -149,12 +167,38 @@ class Job:
             console.tell("\n  ".join([_summary(image, result), *map(str, files)]))
         return DONE
 
-    def fit(self, image: Path, record: Path | None = None, passes: list[int] | None = None) -> "FitResult":
-        """Fit one image and write nothing but a run record, if a path is given.
+    def _is_done(self, image: Path, inputs: Inputs, record: Path, passes: list[int]) -> bool:
+        """Say what there is of an earlier run, and return whether nothing is left to do; add its passes to `passes`."""
+        from crowdfit.api import recorded  # noqa: PLC0415
+        from crowdfit.io.atomic import clear_leftovers  # noqa: PLC0415
 
-        The number of every finished pass is added to `passes`.
-        """
-        from crowdfit.api import fit_image  # noqa: PLC0415
+        output = inputs.config.output
+        if not output.run_record:
+            raise ConfigError("output.run_record: --resume needs the run record; leave it at true")
+        products = _products(self.out, image, output)
+        for path in (record, *products):
+            clear_leftovers(path)
+        head = recorded(record, inputs.exposure, inputs.config, positions=inputs.positions)
+        is_done = False
+        if head is None:
+            said = f"no pass is recorded in {record} yet; the fit starts from the beginning"
+        elif head.stop_reason is None:
+            said = f"goes on after the {head.n_passes} passes in {record}"
+        elif is_done := all(map(_not_older_than(record), products)):
+            said = "finished already; nothing is left to do"
+        else:
+            said = f"all {head.n_passes} passes are in {record}; the files are written from there"
+        passes += range(head.n_passes if head else 0)
+        if self.level != "quiet":
+            (console.tell if is_done else console.say)(f"{image}: {said}")
+        return is_done
+
+    def fit(self, image: Path) -> "FitResult":
+        """Fit one image and write nothing."""
+        return self._fit(image, self._read(image), None, [])
+
+    def _read(self, image: Path) -> Inputs:
+        """Read an image and what goes with it."""
         from crowdfit.io.fits import read_exposure, read_positions  # noqa: PLC0415
 
         log.debug("%s: packages imported", image.name, extra={"done": "imports"})
@@ -162,23 +206,45 @@ class Job:
         log.debug("%s: image read", image.name, extra={"done": "reading"})
         config = self.config_for(exposure.band)
         _check_positions(config, self.positions)
+        stars = None if self.positions is None else read_positions(self.positions, exposure.wcs)
+        return Inputs(exposure, config, stars)
+
+    def _fit(self, image: Path, inputs: Inputs, record: Path | None, passes: list[int]) -> "FitResult":
+        """Fit an image that was read; the number of every finished pass is added to `passes`."""
+        from crowdfit.api import fit_image  # noqa: PLC0415
+
         if not self.compiling_said:
             say_if_compiling(self.level)
         with console.progress(self.level, image.name) as show:
 
             def follow(state: "State") -> None:
-                if passes is not None:
-                    passes.append(state.pass_no)
+                passes.append(state.pass_no)
                 if show is not None:
                     show(state)
 
             return fit_image(
-                exposure,
-                config=config,
-                positions=None if self.positions is None else read_positions(self.positions, exposure.wcs),
+                inputs.exposure,
+                config=inputs.config,
+                positions=inputs.positions,
                 progress=follow,
-                record=record if config.output.run_record else None,
+                record=record,
+                resume=self.resume,
             )
+
+
+def _products(out: Path, image: Path, output: "Output") -> list[Path]:
+    """Return the files that a finished run leaves beside its record."""
+    from crowdfit.io.products import product_path  # noqa: PLC0415
+
+    catalogs = [product_path(out, image.name, "catalog", suffix) for suffix in output.formats]
+    report = [product_path(out, image.name, "report")] if output.report else []
+    return [*catalogs, product_path(out, image.name, "fit"), *report]
+
+
+def _not_older_than(record: Path) -> Callable[[Path], bool]:
+    """Return whether a file is there and was not left by an earlier run than that of the record."""
+    begun = record.stat().st_mtime_ns
+    return lambda path: path.exists() and path.stat().st_mtime_ns >= begun
 
 
 def _check_positions(config: "Config", positions: Path | None) -> None:

@@ -115,24 +115,26 @@ class Stopwatch:
         return time.perf_counter() - self.begin
 
 
-def iterate(frames: Frames, config: "Config", sources: Sources) -> Iterator[State]:
+def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: int = 0) -> Iterator[State]:
     """Yield the fit after each pass.
 
     Parameters
     ----------
     frames : tuple of Frame
-        Exposures with their first PSF.
+        Exposures with their first PSF, or as an earlier pass left them.
     config : Config
         The stages.
     sources : Sources
-        Stars known beforehand; may be empty.
+        Stars known beforehand; may be empty. Those of the earlier pass, if there was one.
+    first_pass : int
+        Number of the first pass that is made; `k + 1` goes on after the `State` of pass `k`.
 
     Yields
     ------
     State
         After every pass; whoever drains the generator shows progress, keeps records and may stop early.
     """
-    for pass_no in count():
+    for pass_no in count(first_pass):
         do = Stopwatch(config)
         draw = do.timed("render", render)
         fwhm = frames[0].psf.fwhm

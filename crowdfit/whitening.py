@@ -100,6 +100,8 @@ class Whitened:
 
 def effective(ratio: float) -> float:
     """Return the ratio that the filter is made for: C / N where it is large, next to nothing where it is small."""
+    # a plain float would leave what follows in float32, so that its bits would depend on where the ratio came from
+    ratio = np.float64(ratio)
     return ratio**3 / (ratio**2 + HALF_RATIO**2)
 
 

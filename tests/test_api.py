@@ -1,6 +1,8 @@
 """`fit_image`: every kind of input, forced photometry, the PSF given or measured, and the truth of whole fits."""
 
 import logging
+import shutil
+from dataclasses import replace
 
 import astropy.units as u
 import numba
@@ -196,6 +198,93 @@ class TestSettings:
         assert list(record) == [0, 1]
         assert len(record[1].sources) > 20
         assert [p.name for p in tmp_path.iterdir()] == ["run.h5"]
+
+
+def numbers(stats):
+    """Return what a pass has in common with the same pass of another run: all but time and memory."""
+    return replace(stats, seconds=0.0, stage_seconds={}, stage_memory_mb={}, memory_mb=0.0)
+
+
+class TestResume:
+    """P100: a fit that goes on from a record, left after any pass, ends as if nothing had happened."""
+
+    KINDS = {  # noqa: RUF012
+        "as it comes": {"stop__min_passes": 5},
+        "PSF held fixed": {"psf_update__kind": "none", "psf__fwhm": 2.8},
+        "forced": {"config": "forced"},
+        "nebula": {"sky__kind": "nebula", "stop__max_passes": 3},
+    }
+
+    @pytest.fixture(params=KINDS)
+    def settings(self, request, field):
+        if request.param != "forced":
+            return self.KINDS[request.param]
+        x, y = field.truth["x"], field.truth["y"]
+        on = (x > 0) & (x < 99) & (y > 0) & (y < 89)
+        return self.KINDS["forced"] | {"positions": (x[on], y[on]), "psf": field.psf}
+
+    def test_ends_with_the_same_bits(self, field, tmp_path, settings):
+        """After the first pass, and after the last one, when only the flux-only solves are left."""
+        path, seen, copies = tmp_path / "run.h5", [], []
+
+        def copy(state):
+            copies.append(shutil.copy(path, tmp_path / f"after {state.pass_no}.h5"))
+
+        whole = fit_image(field.exposure, record=path, progress=copy, **settings)
+        for left in (copies[0], copies[-1], path):
+            seen.clear()
+            result = fit_image(field.exposure, record=left, resume=True, progress=seen.append, **settings)
+            same(result, whole)
+            np.testing.assert_array_equal(result.sky, whole.sky)
+            np.testing.assert_array_equal(result.structure, whole.structure)
+            assert list(map(numbers, result.history)) == list(map(numbers, whole.history))
+            assert result.stop_reason == whole.stop_reason
+            assert result.metadata | {"date": ""} == whole.metadata | {"date": ""}
+            made = 0 if left != copies[0] else len(whole.history) - 1
+            assert len(seen) == made
+            assert result.seconds > sum(stats.seconds for stats in whole.history[: len(copies) - made])
+            record, unbroken = read_record(left), read_record(path)
+            assert list(record) == list(unbroken)
+            assert record.stop_reason == unbroken.stop_reason
+            for name in whole.catalog.colnames:
+                np.testing.assert_array_equal(record.catalog[name], unbroken.catalog[name])
+
+    def test_from_the_beginning_where_there_is_no_pass(self, field, tmp_path, caplog):
+        path = tmp_path / "run.h5"
+        with caplog.at_level(logging.INFO, "crowdfit.api"):
+            fit_image(field.exposure, psf=field.psf, record=path, resume=True, **QUICK)
+        assert f"no pass in {path} yet; the fit starts from the beginning" in caplog.text
+        assert list(read_record(path)) == [0, 1, 2]
+
+    def test_refusals_leave_the_record_alone(self, field, tmp_path):
+        path = tmp_path / "run.h5"
+        fit_image(field.exposure, psf=field.psf, record=path, **QUICK)
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=r"prune\.nsigma: 2\.7 in .*run\.h5, 5\.0 now"):
+            fit_image(field.exposure, psf=field.psf, record=path, resume=True, prune__nsigma=5, **QUICK)
+        data = field.data + 1
+        with pytest.raises(InputError, match="was made from another image"):
+            fit_image(data, field.err, field.dq, psf=field.psf, record=path, resume=True, **QUICK)
+        with pytest.raises(InputError, match="was made from another PSF"):
+            fit_image(field.exposure, psf=gaussian(2.8), record=path, resume=True, **QUICK)
+        with pytest.raises(InputError, match="was made from another list of positions"):
+            fit_image(
+                field.exposure, psf=field.psf, record=path, resume=True, positions=([3.0], [4.0]), **QUICK
+            )
+        assert path.read_bytes() == before
+
+    def test_record_is_needed(self, field):
+        with pytest.raises(InputError, match="give record=PATH too"):
+            fit_image(field.exposure, resume=True)
+
+    def test_memory_ceiling_of_the_record(self, field, tmp_path):
+        """Why a run ended is as recorded, whatever the memory of the process is now."""
+        path = tmp_path / "run.h5"
+        settings = QUICK | {"stop__max_memory_mb": 1.0}
+        whole = fit_image(field.exposure, psf=field.psf, record=path, **settings)
+        result = fit_image(field.exposure, psf=field.psf, record=path, resume=True, **settings)
+        assert result.stop_reason == whole.stop_reason == "memory_ceiling"
+        assert len(result.history) == 1
 
 
 class TestForced:

@@ -445,7 +445,9 @@ class TestInterrupt:
         status, said, left = run(path, "--set", "psf.fwhm=3", "--set", "stop.min_passes=4")
         assert status == INTERRUPTED
         assert left == ["f_run.h5"]
-        assert re.fullmatch(r".*f\.fits: interrupted; the finished passes are kept in .*f_run\.h5", said[-1])
+        assert re.fullmatch(
+            r".*f\.fits: interrupted; the finished passes are kept in .*f_run\.h5, and .*--resume.*", said[-1]
+        )
         record = read_record(tmp_path / "out" / "f_run.h5")
         assert list(record) == [0, 1]
         assert len(record[1].sources) >= len(GRID_X)

@@ -286,7 +286,8 @@ def test_interrupt_says_where_the_finished_passes_are(image: Path, tmp_path: Pat
     other.write_bytes(image.read_bytes())
     assert main(["fit", str(image), str(other), "-o", str(tmp_path)]) == INTERRUPTED
     assert len(fit_image.calls) == 1
-    wanted = f"crowdfit: {image}: interrupted; the finished passes are kept in {tmp_path}/field_run.h5\n"
+    wanted = f"crowdfit: {image}: interrupted; the finished passes are kept in {tmp_path}/field_run.h5, "
+    wanted += "and the same command with --resume goes on from there\n"
     assert capsys.readouterr().err == wanted
 
 

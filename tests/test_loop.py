@@ -1,6 +1,6 @@
 """The loop: what every pass leaves behind, that it is a generator, and the last pass at fixed positions."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from types import GeneratorType
 
@@ -121,6 +121,23 @@ def test_stop_rule_ends_it(start):
     assert len(list(iterate((start,), config("stop.max_passes=3"), Sources.empty()))) == 3
     only = config("stop.max_sources=1")
     assert len(list(iterate((start,), only, Sources.empty()))) == 1
+
+
+def test_it_goes_on_after_any_pass(states):
+    """P100: a pass depends on nothing but the state before it and its number."""
+    before, after = states[2], states[3]
+    (again,) = islice(
+        iterate(
+            before.frames, config("stop.max_passes=6", "stop.min_passes=6"), before.sources, first_pass=3
+        ),
+        1,
+    )
+    assert again.pass_no == again.stats.pass_no == 3
+    for entry in fields(Sources):
+        np.testing.assert_array_equal(getattr(again.sources, entry.name), getattr(after.sources, entry.name))
+    np.testing.assert_array_equal(again.frames[0].model, after.frames[0].model)
+    np.testing.assert_array_equal(again.frames[0].psf.cube, after.frames[0].psf.cube)
+    assert again.stats.fwhm_change == after.stats.fwhm_change
 
 
 def test_known_stars_come_first(start, field):

@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from crowdfit.catalog import build_catalog
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
-from crowdfit.io.atomic import atomic_path, check_writable
+from crowdfit.io.atomic import atomic_path, check_writable, clear_leftovers
 from crowdfit.io.products import check_output, product_path, write_products
 from crowdfit.io.tables import read_catalog
 from crowdfit.psf.epsf import EPSF
@@ -144,3 +144,25 @@ def test_atomic_path_refusals(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="cannot be written"), atomic_path(tmp_path / "folder") as temporary:
         temporary.write_text("x")
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path):
+    """P100: what lies beside a file that was being written; that of other files, and the file itself, stays."""
+    path = tmp_path / "a_run.h5"
+    path.write_text("whole")
+    left = []
+    for name in ("a_run.h5", "other_a_run.h5", "a_run.h5.old"):
+        writing = atomic_path(tmp_path / name)
+        temporary = writing.__enter__()  # and the process is killed
+        temporary.write_text("half")
+        left.append((writing, temporary))
+    (tmp_path / ".a_run.h5.mine").mkdir()
+    clear_leftovers(path)
+    assert [temporary.exists() for _, temporary in left] == [False, True, True]
+    assert path.read_text() == "whole"
+    assert (tmp_path / ".a_run.h5.mine").is_dir()
+    clear_leftovers(tmp_path / "no folder" / "a_run.h5")
+    for writing, temporary in left:
+        temporary.parent.mkdir(exist_ok=True)
+        temporary.write_text("half")
+        writing.__exit__(None, None, None)

@@ -1,6 +1,7 @@
-"""What a fit leaves behind says where it comes from, in every product and format."""
+"""What a fit leaves behind says where it comes from, and a run record of another fit is refused by name."""
 
 import hashlib
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -13,11 +14,23 @@ import crowdfit
 from crowdfit.api import fit_image
 from crowdfit.catalog import COLUMNS
 from crowdfit.config import config_hash, dump, load_config
+from crowdfit.errors import InputError
+from crowdfit.exposure import Exposure
 from crowdfit.io.cards import read_metadata
-from crowdfit.io.run_record import read_record
+from crowdfit.io.fits import read_exposure
+from crowdfit.io.run_record import Head, RunRecord, read_head, read_record
 from crowdfit.io.tables import read_catalog
+from crowdfit.provenance import (
+    check_same_fit,
+    checksums,
+    differences,
+    find_record,
+    metadata_of,
+    other_packages,
+)
 from crowdfit.psf.analytic import gaussian
 from crowdfit.render import render
+from crowdfit.sources import Sources
 
 SHAPE = (48, 56)
 SETTINGS = ("psf_update.kind=none", "stop.max_passes=2", "stop.min_passes=1", "input.gain=2.5")
@@ -108,7 +121,7 @@ def test_metadata_are_in_every_product(run):
             assert str(found[key.lower()]) == result.metadata[key], (where, key)
         assert yaml.safe_load(found["config"]) == yaml.safe_load(dump(result.config)), where
     assert record.config_yaml == dump(result.config)
-    assert record.input_checksum == result.metadata["sha256"]
+    assert record.inputs["image"] == result.metadata["sha256"]
 
 
 def test_hdf5_fits_and_csv_hold_the_same_catalogue(run):
@@ -151,3 +164,189 @@ def test_arrays_are_hashed_too(paths):
     assert meta["sha256"] == hashlib.sha256(data.tobytes()).hexdigest()
     assert meta["SHA256_ERR"] == hashlib.sha256(err.tobytes()).hexdigest()
     assert "sha256_psf" not in meta
+
+
+def head_of(path, exposure, config, inputs):
+    return Head(path, metadata_of(exposure, config), inputs, dump(config), n_passes=2, stop_reason=None)
+
+
+def other(config, *settings):
+    """Return the differences that some settings make."""
+    return differences(dump(load_config(config)), dump(load_config(config, settings)))
+
+
+class TestDifferences:
+    """P100: settings that have a say in the numbers, by name, old and new as they are written."""
+
+    def test_values(self):
+        assert other(None, "stop.max_passes=3", "detect.purity=0.5", "prune.nsigma=1e-5") == {
+            "stop.max_passes": ("14", "3"),
+            "detect.purity": (str(load_config().detect.purity), "0.5"),
+            "prune.nsigma": (str(load_config().prune.nsigma), "1.0e-05"),
+        }
+
+    def test_lists_and_nothing(self):
+        found = other(None, "input.mask_regions=[[0, 3, 0, 4], [1, 2, 3, 4]]", "sky.mesh_px=32")
+        assert found == {
+            "input.mask_regions": ("[]", "[[0, 3, 0, 4], [1, 2, 3, 4]]"),
+            "sky.mesh_px": ("null", "32.0"),
+        }
+
+    def test_another_kind_is_one_difference(self):
+        """The other fields of the stage belong to another class."""
+        assert other(None, "solve.kind=lsqr") == {"solve.kind": ("pcg", "lsqr")}
+        assert other(None, "psf.kind=file", "psf.path='a: b.fits'") == {"psf.kind": ("blind", "file")}
+
+    def test_callables_by_name(self):
+        config = load_config()
+        assert differences(dump(config), dump(replace(config, sky=head_of))) == {
+            "sky.kind": ("mesh", f"{__name__}.head_of")
+        }
+
+    @pytest.mark.parametrize(
+        "settings",
+        [("output.formats=[csv]", "output.report=no", "output.run_record=no"), ("input.verify=no",), ()],
+    )
+    def test_what_has_no_say(self, settings):
+        assert other("irac", *settings) == {}
+
+    def test_file_of_the_psf_is_compared_by_its_content(self):
+        one, two = (dump(load_config(None, ["psf.kind=file", f"psf.path={name}"])) for name in ("a", "b/a"))
+        assert differences(one, two) == {}
+
+    def test_every_other_setting_has_a_say(self):
+        """A field that is added counts unless it is said not to; one that is not there is said to be so."""
+        stages = yaml.safe_load(dump(load_config()))
+        wanted = {
+            f"{stage}.{name}"
+            for stage, values in stages.items()
+            for name in (["kind"] if "kind" in values else values)
+            if stage != "output"
+        }
+        found = differences(dump(load_config()), "")
+        assert set(found) == wanted
+        assert {new for _, new in found.values()} == {"not set"}
+
+
+class TestSameFit:
+    """P100: trap: refuse to resume when the inputs or configuration changed, naming the difference."""
+
+    @pytest.fixture
+    def config(self):
+        return load_config(None, SETTINGS)
+
+    @pytest.fixture
+    def exposure(self, paths, config):
+        return read_exposure(paths["sci"], config.input, err=paths["err"])
+
+    def refusal(self, tmp_path, was, now):
+        """Return the lines of the refusal of (exposure, config, inputs) `now` by the record of others."""
+        with pytest.raises(InputError) as caught:
+            check_same_fit(head_of(tmp_path / "x_run.h5", *was), *now)
+        lines = str(caught.value).splitlines()
+        assert lines[-1].startswith(
+            "only the same fit can be resumed; restore what differs, or leave out --resume"
+        )
+        return lines[:-1]
+
+    def test_the_same(self, tmp_path, exposure, config):
+        inputs = checksums(exposure, config)
+        check_same_fit(head_of(tmp_path / "x_run.h5", exposure, config, inputs), exposure, config, inputs)
+
+    def test_settings(self, tmp_path, exposure, config):
+        inputs = checksums(exposure, config)
+        changed = load_config(None, [*SETTINGS, "detect.purity=0.7", "solve.kind=lsqr"])
+        assert self.refusal(tmp_path, (exposure, config, inputs), (exposure, changed, inputs)) == [
+            f"detect.purity: {config.detect.purity} in {tmp_path}/x_run.h5, 0.7 now",
+            f"solve.kind: pcg in {tmp_path}/x_run.h5, lsqr now",
+        ]
+
+    def test_image_of_that_name_with_other_pixels(self, paths, tmp_path, exposure, config):
+        again = tmp_path / "sci.fits"
+        data = fits.getdata(paths["sci"], "SCI")
+        data[3, 4] += 1
+        fits.HDUList(
+            [fits.PrimaryHDU(), fits.ImageHDU(data, fits.getheader(paths["sci"], 1), "SCI")]
+        ).writeto(again)
+        changed = read_exposure(again, config.input, err=paths["err"])
+        old, new = checksums(exposure, config), checksums(changed, config)
+        (line,) = self.refusal(tmp_path, (exposure, config, old), (changed, config, new))
+        assert line == (
+            f"{tmp_path}/x_run.h5: was made from another image sci.fits (SHA-256 {sha256(paths['sci'])[:12]} then, "
+            f"{sha256(again)[:12]} now)"
+        )
+
+    def test_error_plane_left_out(self, paths, tmp_path, exposure, config):
+        changed = read_exposure(paths["sci"], config.input)
+        old, new = checksums(exposure, config), checksums(changed, config)
+        (line,) = self.refusal(tmp_path, (exposure, config, old), (changed, config, new))
+        assert f"was made from other errors (SHA-256 {sha256(paths['err'])[:12]} then, none now)" in line
+
+    def test_list_of_stars(self, tmp_path, exposure, config):
+        lists = [Sources.at([3.0, 4.0], [5.0, y]) for y in (6.0, 7.0)]
+        old, new = (checksums(exposure, config, sources=stars) for stars in lists)
+        (line,) = self.refusal(tmp_path, (exposure, config, old), (exposure, config, new))
+        assert "was made from another list of positions" in line
+        assert checksums(exposure, config, sources=Sources.at([3.0, 4.0], [5.0, 6.0])) == old
+
+    def test_psf(self, paths, tmp_path, exposure):
+        """A file by what is in it, wherever it lies; values by themselves."""
+        moved, changed = tmp_path / "moved.fits", tmp_path / "changed.fits"
+        moved.write_bytes(paths["psf"].read_bytes())
+        fits.writeto(changed, 2 * fits.getdata(paths["psf"]))
+        of_file = {
+            path: load_config(None, ["psf.kind=file", f"psf.path={path}"])
+            for path in (paths["psf"], moved, changed)
+        }
+        first, again, other = (checksums(exposure, config) for config in of_file.values())
+        assert first == again
+        config = of_file[changed]
+        (line,) = self.refusal(tmp_path, (exposure, of_file[moved], first), (exposure, config, other))
+        assert f"was made from another PSF {changed}" in line
+        given = gaussian(2.5, radius=8)
+        kinds = [given, replace(given, origin=(1.0, 2.0)), given.native(15), given.native(17)]
+        assert len({checksums(exposure, load_config(), psf)["psf"] for psf in kinds}) == len(kinds)
+        with pytest.raises(InputError, match=r"none\.fits: cannot be read .*; check psf.path"):
+            checksums(exposure, load_config(None, ["psf.kind=file", "psf.path=none.fits"]))
+
+    def test_exposure_changed_by_hand(self, tmp_path, exposure, config):
+        """The checksums of its files no longer say what it holds."""
+        old = checksums(exposure, config)
+        for name, value in {"ivar": 2 * exposure.ivar, "gain": 3.0, "data": exposure.data + 1}.items():
+            changed = replace(exposure, **{name: value})
+            now = (changed, config, checksums(changed, config))
+            (line,) = self.refusal(tmp_path, (exposure, config, old), now)
+            assert line.endswith("the values, errors or mask of sci were others when this run began")
+        plain = Exposure.of(exposure.data, exposure.ivar)
+        assert checksums(plain, config)["image"] == ""
+
+    def test_other_crowdfit(self, tmp_path, exposure, config):
+        """What its settings mean may have changed, so they are not compared."""
+        inputs = checksums(exposure, config)
+        head = head_of(tmp_path / "x_run.h5", exposure, config, inputs)
+        head.metadata["crowdfit"] = "0.0.7"
+        with pytest.raises(
+            InputError, match=rf"x_run\.h5: crowdfit 0\.0\.7 .*is {crowdfit.__version__}; resume"
+        ):
+            check_same_fit(head, exposure, load_config(), inputs)
+
+    def test_other_packages(self, tmp_path, exposure, config):
+        """They are no other fit, but their names are told."""
+        inputs = checksums(exposure, config)
+        head = head_of(tmp_path / "x_run.h5", exposure, config, inputs)
+        metadata = metadata_of(exposure, config)
+        assert other_packages(head, metadata) == []
+        head.metadata["scipy"] = "0.9"
+        check_same_fit(head, exposure, config, inputs)
+        assert other_packages(head, metadata) == [f"scipy 0.9 -> {version('scipy')}"]
+
+    def test_where_there_is_nothing_to_go_on_from(self, tmp_path, exposure, config, run):
+        """No file, or one of a run that was killed in its first pass, which may be of any settings."""
+        inputs = checksums(exposure, config)
+        assert find_record(tmp_path / "none.h5", exposure, config, inputs) is None
+        RunRecord(tmp_path / "empty.h5").start({}, "", {})
+        assert find_record(tmp_path / "empty.h5", exposure, config, inputs) is None
+        _, out = run
+        with pytest.raises(InputError, match="psf.kind: file in"):
+            find_record(out / "sci_run.h5", exposure, config, inputs)
+        assert read_head(out / "sci_run.h5").n_passes == 2

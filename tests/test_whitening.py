@@ -16,6 +16,7 @@ from crowdfit.whitening import (
     convolve,
     convolved_psf,
     effective,
+    unfiltered_share,
     whitening_kernel,
 )
 
@@ -96,6 +97,17 @@ def test_few_undetected_stars_are_no_noise():
     assert effective(0.2 * HALF_RATIO) < 0.05 * 0.2 * HALF_RATIO
     assert effective(10 * HALF_RATIO) == pytest.approx(10 * HALF_RATIO, rel=0.02)
     assert effective(0.0) == 0
+
+
+def test_same_bits_whatever_the_ratio_comes_from(psf):
+    """A run that is resumed has read its confusion from a file: a plain number and numpy's have to mean the same."""
+    resid = np.random.default_rng(1).normal(size=(40, 50))
+    one, other = (frame_of(psf, resid, kind(7.3)) for kind in (float, np.float64))
+    brightness = np.random.default_rng(2).uniform(0, 30, resid.shape).astype(np.float32)
+    shares = [unfiltered_share(frame.whitening.ratio, brightness) for frame in (one, other)]
+    np.testing.assert_array_equal(*shares)
+    np.testing.assert_array_equal(one.whitened.resid, other.whitened.resid)
+    assert type(one.whitening.ratio) is type(other.whitening.ratio)
 
 
 def test_convolve_is_a_sum(psf):

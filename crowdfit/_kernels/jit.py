@@ -6,6 +6,9 @@
 * ``fastmath`` is a subset without ``nnan`` and ``ninf``, so `isnan` still works. It lets sums run in
   vector registers. The order of additions is fixed by the compiled code, not by the thread count, so
   results keep the same bits on any number of threads.
+* ``forceinline``, for the bodies of such loops: a kernel that is called has a copy of its own beside that in its
+  caller, optimised apart. Which of the two runs differs between the process that compiles and those that read
+  the cache, and where `fastmath` may order products anew so would the last bits.
 * ``parallel`` loops run over tiles or over sources that own disjoint outputs, never into shared pixels.
 """
 
@@ -17,6 +20,7 @@ from numba import njit
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 kernel = njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST)
+inlined_kernel = njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST, forceinline=True)
 tile_kernel = njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST, parallel=True)
 
 

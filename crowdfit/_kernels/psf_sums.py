@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from crowdfit._kernels.jit import kernel, tile_kernel
+from crowdfit._kernels.jit import inlined_kernel, kernel, tile_kernel
 from crowdfit._kernels.stamps import add_window, clip_window, locate_taps
 
 
@@ -22,7 +22,7 @@ def robust_weight(ivar, resid, own, total, trust, clip):
     return weight / (1.0 + resid * resid * weight / (clip * clip))
 
 
-@kernel
+@inlined_kernel
 def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, vectors, sums):
     """Add the equations ``resid + flux Q(u) = flux sum_j beta_j(u) t_j + c`` of one star, pixels within `reach`.
 
@@ -90,7 +90,7 @@ def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, 
             )  # fmt: skip
 
 
-@kernel
+@inlined_kernel
 def add_star_to_profile(coef, x, y, flux, reach, shape, knots, weights, trust, clip, image, matrix, vector):
     """Add the equations ``resid + flux P(u) = flux sum_k a_k phi_k(r(u))`` of one star, pixels within `reach`.
 

@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and the check that they can be written, made before work starts."""
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,7 @@ from pathlib import Path
 
 from crowdfit.errors import InputError
 
-__all__ = ["atomic_path", "check_writable"]
+__all__ = ["atomic_path", "check_writable", "clear_leftovers"]
 
 
 @contextmanager
@@ -44,6 +46,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         except OSError as exc:
             raise InputError(f"{path}: cannot be written ({exc.strerror}); choose another name") from exc
+
+
+def clear_leftovers(path: str | Path) -> None:
+    """Remove what a process that was killed while it wrote `path` has left beside it; `path` stays as it is.
+
+    Call it when no other process can be writing the same file.
+    """
+    path = Path(path)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")  # as tempfile makes them
+    for folder in path.parent.glob(".*"):
+        if ours.fullmatch(folder.name) and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(directory: str | Path) -> Path:

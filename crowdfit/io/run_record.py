@@ -2,21 +2,26 @@
 
 Layout::
 
-    /               attributes: format, metadata as attributes, input_checksum, stop_reason (once finished)
+    /               attributes: format, stop_reason (once finished)
+    /metadata       attributes: versions, settings and facts of the image, as in every product
+    /inputs         attributes: checksums of image, errors, data quality, PSF, positions, see `crowdfit.provenance`
     /config         the resolved configuration, YAML text
-    /passes/000     attributes: the numbers of `PassStats`; removed and stage_seconds as JSON
-    /passes/000/sources/{x, y, flux, flux_err, id, pass_no, flags}
-    /passes/000/frames/0/{psf, sky}    one group per exposure; psf has the attribute oversample
+    /passes/000     attributes: the numbers of `PassStats`; dictionaries as JSON
+    /passes/000/sources/{x, y, flux, flux_err, flux_err_marginal, id, pass_no, flags}
+    /passes/000/frames/0/{psf, sky}    one group per exposure, with what else `Frame` holds after the pass: images
+                    as datasets, numbers as attributes; psf has the attributes oversample, origin and scale
     /psf_map/{n_stars, fwhm, fwhm_err, ellipticity, position_angle}    over the field; attribute shape, of the image
     /catalog        the final catalogue, readable with astropy's Table.read(path, path="catalog")
 
+A pass together with the image and the configuration is all that the next pass depends on: the model is the
+rendering of the sources, so it is not kept. `read_last` returns that state, to the last bit.
+
 Every write goes to a copy that then takes the place of the file, so a run that is killed leaves the passes
-that were finished, in a file that can be read.
+that were finished, in a file that can be read. Arrays carry checksums (Fletcher), so damage does not go unseen.
 """
 
 import dataclasses
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,21 +33,25 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdfit.errors import InputError
+from crowdfit.errors import CrowdfitError, InputError
+from crowdfit.exposure import Exposure
+from crowdfit.frame import Frame, PsfQuality, StampSizes
 from crowdfit.io.atomic import atomic_path
+from crowdfit.loop import PassStats, State, render
 from crowdfit.photometry.psf_map import PsfMap
+from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
 
 if TYPE_CHECKING:
     from astropy.table import QTable, Table
 
-    from crowdfit.loop import Frame, PassStats, State
+__all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last", "read_record"]
 
-__all__ = ["PassRecord", "Record", "RunRecord", "read_record"]
+FORMAT: Final = "crowdfit run record 2"
 
-log = logging.getLogger(__name__)
-
-FORMAT: Final = "crowdfit run record 1"
+NOT_KEPT: Final = ("exposure", "model", "stamps")
+"""What a frame has from the image, from the sources and from the configuration."""
+REMEDY: Final = "delete it, or leave out --resume to fit from the beginning"
 
 
 class RunRecord:
@@ -51,14 +60,14 @@ class RunRecord:
     Parameters
     ----------
     path : str or Path
-        The file; an older one is replaced by `start`.
+        The file; an older one is replaced by `start`, and continued without.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def start(self, metadata: Mapping[str, Any], config_yaml: str, input_checksum: str) -> None:
-        """Begin the file with metadata (versions, ...), the resolved configuration and the input's checksum.
+    def start(self, metadata: Mapping[str, Any], config_yaml: str, inputs: Mapping[str, str]) -> None:
+        """Begin the file with metadata (versions, ...), the resolved configuration and checksums of the inputs.
 
         Raises
         ------
@@ -67,26 +76,32 @@ class RunRecord:
         """
         with atomic_path(self.path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["format"] = FORMAT
-            file.attrs["input_checksum"] = input_checksum
             file.create_group("metadata").attrs.update({key: str(value) for key, value in metadata.items()})
+            file.create_group("inputs").attrs.update(inputs)
             file["config"] = config_yaml
             file.create_group("passes")
 
     def add(self, state: "State") -> None:
-        """Append a finished pass: its sources, the PSF and sky of every frame, and its statistics."""
+        """Append a finished pass: its sources, what is known of every frame, and its statistics."""
         with self._changing() as file:
+            before = file["passes"].get(f"{state.pass_no - 1:03d}/frames", {})
             group = file["passes"].create_group(f"{state.pass_no:03d}")
             group.attrs.update(_as_attributes(state.stats))
             _put_sources(group.create_group("sources"), state.sources)
             for number, frame in enumerate(state.frames):
-                _put_frame(group.create_group(f"frames/{number}"), frame)
+                _put_frame(group.create_group(f"frames/{number}"), frame, before.get(str(number)))
 
     def finish(self, catalog: "Table", stop_reason: str, psf_map: PsfMap | None = None) -> None:
-        """Add the final catalogue, why the fit stopped, and width and shape of the stars over the field."""
+        """Add the final catalogue, why the fit stopped, and width and shape of the stars over the field.
+
+        What an earlier call has left of these is replaced.
+        """
         from astropy.io.misc.hdf5 import write_table_hdf5  # noqa: PLC0415 - tables are slow to import
         from astropy.table import Table  # noqa: PLC0415
 
         with self._changing() as file:
+            for name in [name for name in file if name.startswith(("catalog", "psf_map"))]:
+                del file[name]
             file.attrs["stop_reason"] = stop_reason
             if psf_map is not None:
                 group = file.create_group("psf_map")
@@ -103,6 +118,32 @@ class RunRecord:
             shutil.copyfile(self.path, temporary)
             with h5py.File(temporary, "r+") as file:
                 yield file
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a run record says of its run as a whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    metadata, inputs : dict of str to str
+        Versions and facts of the image; checksums of what went in.
+    config_yaml : str
+        The resolved configuration.
+    n_passes : int
+        Passes in it.
+    stop_reason : str or None
+        Why the fit ended; None when it did not.
+    """
+
+    path: Path
+    metadata: dict[str, str]
+    inputs: dict[str, str]
+    config_yaml: str
+    n_passes: int
+    stop_reason: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +179,7 @@ class Record(Mapping[int, PassRecord]):
     passes: dict[int, PassRecord]
     metadata: dict[str, str]
     config_yaml: str
-    input_checksum: str
+    inputs: dict[str, str]
     catalog: "QTable | None" = None
     stop_reason: str | None = None
     psf_map: PsfMap | None = None
@@ -160,64 +201,184 @@ def read_record(path: str | Path) -> Record:
     Raises
     ------
     InputError
-        If there is no such file, or it is no run record.
+        If there is no such file, or it is no run record, is of another format or is damaged.
     """
     from astropy.io.misc.hdf5 import read_table_hdf5  # noqa: PLC0415
     from astropy.table import QTable  # noqa: PLC0415
 
     path = Path(path)
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such file; check the path") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: not an HDF5 file; give a run record (*_run.h5)") from exc
-    with file:
-        if file.attrs.get("format") != FORMAT:
-            raise InputError(f"{path}: not a run record of this version; give a *_run.h5 of crowdfit")
+    with _opened(path) as file:
+        head = _get_head(path, file)
         return Record(
-            passes={int(name): _get_pass(group) for name, group in sorted(file["passes"].items())},
-            metadata=dict(file["metadata"].attrs),
-            config_yaml=file["config"].asstr()[()],
-            input_checksum=file.attrs["input_checksum"],
+            passes={number: _get_pass(group) for number, group in _groups(file["passes"])},
+            metadata=head.metadata,
+            config_yaml=head.config_yaml,
+            inputs=head.inputs,
             catalog=QTable(read_table_hdf5(file, path="catalog")) if "catalog" in file else None,
-            stop_reason=file.attrs.get("stop_reason"),
+            stop_reason=head.stop_reason,
             psf_map=_get_psf_map(file["psf_map"]) if "psf_map" in file else None,
             path=path,
         )
 
 
-def _as_attributes(stats: "PassStats") -> dict[str, Any]:
-    """Return statistics as HDF5 attributes; dictionaries become JSON, what is not known (None) is left out."""
-    values = dataclasses.asdict(stats)
+def read_head(path: str | Path) -> Head:
+    """Read what a run record says of its run, without the passes; raises as `read_record` does."""
+    with _opened(Path(path)) as file:
+        return _get_head(Path(path), file)
+
+
+def read_last(path: str | Path, exposure: Exposure, stamps: StampSizes) -> tuple[State, list[PassStats]]:
+    """Read the last pass of a run record of one exposure as the state that the next pass begins from.
+
+    Parameters
+    ----------
+    path : str or Path
+        A record with at least one pass.
+    exposure : Exposure
+        The image that was fitted; `crowdfit.provenance.check_same_fit` finds out whether it is.
+    stamps : StampSizes
+        As configured.
+
+    Returns
+    -------
+    State, list of PassStats
+        The state after the last pass, and the numbers of every pass.
+
+    Raises
+    ------
+    InputError
+        As `read_record`.
+    """
+    with _opened(Path(path)) as file:
+        groups = _groups(file["passes"])
+        history = [_get_stats(group) for _, group in groups]
+        pass_no, last = groups[-1]
+        sources = _get_sources(last["sources"])
+        frames = tuple(_get_frame(group, exposure, stamps) for _, group in _groups(last["frames"]))
+    return State(pass_no, sources, render(frames, sources), history[-1]), history
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a run record for reading; what cannot be read in the block is refused as damage."""
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: no such file; check the path") from exc
+    except OSError as exc:
+        if path.is_file() and h5py.is_hdf5(path):
+            raise InputError(f"{path}: the run record is cut short or damaged; {REMEDY}") from exc
+        raise InputError(f"{path}: not an HDF5 file; give a run record (*_run.h5)") from exc
+    with file:
+        try:
+            found = file.attrs.get("format")
+            if not str(found).startswith("crowdfit run record"):
+                raise InputError(f"{path}: not a run record; give a *_run.h5 of crowdfit")
+            if found != FORMAT:
+                raise InputError(
+                    f"{path}: its format is '{found}', but this version of crowdfit reads '{FORMAT}'; read it with "
+                    "the version that wrote it, or fit again without --resume"
+                )
+            yield file
+        except CrowdfitError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as exc:
+            raise InputError(f"{path}: the run record is damaged ({exc}); {REMEDY}") from exc
+
+
+def _get_head(path: Path, file: h5py.File) -> Head:
+    return Head(
+        path=path,
+        metadata=dict(file["metadata"].attrs),
+        inputs=dict(file["inputs"].attrs),
+        config_yaml=file["config"].asstr()[()],
+        n_passes=len(file["passes"]),
+        stop_reason=file.attrs.get("stop_reason"),
+    )
+
+
+def _groups(parent: h5py.Group) -> list[tuple[int, h5py.Group]]:
+    """Return the numbered groups in a group by number."""
+    return sorted(((int(name), parent[name]) for name in parent), key=lambda item: item[0])
+
+
+def _as_attributes(values: Any) -> dict[str, Any]:
+    """Return a dataclass, or values by name, as HDF5 attributes.
+
+    Nested values become JSON; what is not known (None) is left out.
+    """
+    plain = values if isinstance(values, dict) else dataclasses.asdict(values)
     return {
-        key: json.dumps(value) if isinstance(value, dict) else value
-        for key, value in values.items()
+        key: json.dumps(value) if isinstance(value, dict | tuple) else value
+        for key, value in plain.items()
         if value is not None
     }
 
 
 def _put_sources(group: h5py.Group, sources: Sources) -> None:
     for entry in fields(sources):
-        group.create_dataset(entry.name, data=getattr(sources, entry.name))
+        _put_array(group, entry.name, getattr(sources, entry.name))
 
 
-def _put_frame(group: h5py.Group, frame: "Frame") -> None:
-    group.create_dataset("psf", data=frame.psf.cube).attrs["oversample"] = frame.psf.oversample
-    # sky is smooth: one quick pass of compression takes most of it away
-    group.create_dataset("sky", data=frame.sky, compression="gzip", compression_opts=1, shuffle=True)
+def _put_frame(group: h5py.Group, frame: Frame, before: h5py.Group | None = None) -> None:
+    """Write all of a frame that the image, the configuration and the sources do not give.
+
+    A PSF that is that of the pass before, whose group is `before`, is written only once.
+    """
+    values = {entry.name: getattr(frame, entry.name) for entry in fields(frame) if entry.name not in NOT_KEPT}
+    psf: EPSF = values.pop("psf")
+    others = {entry.name: getattr(psf, entry.name) for entry in fields(psf) if entry.name != "cube"}
+    old = None if before is None else before["psf"]
+    if old is not None and _get_attributes(old) == others and np.array_equal(old, psf.cube):
+        group["psf"] = old
+    else:
+        _put_array(group, "psf", psf.cube)
+        group["psf"].attrs.update(_as_attributes(others))
+    for name in [name for name, value in values.items() if isinstance(value, np.ndarray)]:
+        # such images are smooth: one quick pass of compression takes most of them away
+        _put_array(group, name, values.pop(name), compression="gzip", compression_opts=1, shuffle=True)
+    quality = values.pop("psf_quality")
+    group.attrs.update(_as_attributes(values | {"psf_quality": quality and dataclasses.asdict(quality)}))
+
+
+def _put_array(group: h5py.Group, name: str, array: NDArray[Any], **compression: Any) -> None:
+    group.create_dataset(name, data=array, fletcher32=True, **compression)
 
 
 def _get_pass(group: h5py.Group) -> PassRecord:
-    frames = [group["frames"][name] for name in sorted(group["frames"], key=int)]
-    stats = {key: _from_attribute(value) for key, value in group.attrs.items()}
+    frames = [frame for _, frame in _groups(group["frames"])]
     return PassRecord(
-        sources=Sources(**{entry.name: group["sources"][entry.name][()] for entry in fields(Sources)}),
+        sources=_get_sources(group["sources"]),
         psf=tuple(frame["psf"][()] for frame in frames),
         oversample=tuple(int(frame["psf"].attrs["oversample"]) for frame in frames),
         sky=tuple(frame["sky"][()] for frame in frames),
-        stats=stats,
+        stats=_get_attributes(group),
     )
+
+
+def _get_sources(group: h5py.Group) -> Sources:
+    return Sources(**{entry.name: group[entry.name][()] for entry in fields(Sources)})
+
+
+def _get_stats(group: h5py.Group) -> PassStats:
+    return PassStats(**_with_quality(_get_attributes(group)))
+
+
+def _get_frame(group: h5py.Group, exposure: Exposure, stamps: StampSizes) -> Frame:
+    """Return a frame as it was, but without its model."""
+    images = {name: group[name][()] for name in group if name != "psf"}
+    psf = EPSF(group["psf"][()], **_get_attributes(group["psf"]))
+    zero = np.zeros(exposure.shape, np.float32)
+    others = _with_quality(_get_attributes(group))
+    return Frame(exposure=exposure, psf=psf, model=zero, stamps=stamps, **images, **others)
+
+
+def _with_quality(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values by name with the quality of the PSF, where it is known, as an object."""
+    known = values.get("psf_quality")
+    if known is None:
+        return values
+    return values | {"psf_quality": PsfQuality(**known | {"problems": tuple(known["problems"])})}
 
 
 def _get_psf_map(group: h5py.Group) -> PsfMap:
@@ -225,8 +386,13 @@ def _get_psf_map(group: h5py.Group) -> PsfMap:
     return PsfMap(**{name: group[name][()] for name in group}, shape=(ny, nx))
 
 
+def _get_attributes(group: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """Undo `_as_attributes`: JSON to dictionaries and tuples, numpy scalars to numbers."""
+    return {key: _from_attribute(value) for key, value in group.attrs.items()}
+
+
 def _from_attribute(value: Any) -> Any:
-    """Undo `_as_attributes`: JSON to dictionaries, numpy scalars to numbers."""
-    if isinstance(value, str) and value.startswith("{"):
-        return json.loads(value)
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        known = json.loads(value)
+        return tuple(known) if isinstance(known, list) else known
     return value.item() if isinstance(value, np.generic) else value

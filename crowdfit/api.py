@@ -25,12 +25,12 @@ from crowdfit.io.products import write_products
 from crowdfit.io.run_record import RunRecord
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
-from crowdfit.photometry.psf_map import PsfMap, measure_psf_map
+from crowdfit.photometry.psf_map import PsfMap, measure_psf_map, missing_variation
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, GivenPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
-from crowdfit.stages.psf_update import FixedPsf
+from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, refuse_varying
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
@@ -207,8 +207,9 @@ def _fit(
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
     psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
-    if psf_map.problem:
-        log.warning("%s: %s", exposure.name, psf_map.problem)
+    problem = missing_variation(frames[0].psf, psf_map)
+    if problem:
+        log.warning("%s: %s", exposure.name, problem)
     for stats in history:
         for stage, seconds in stats.stage_seconds.items():
             times[stage] = times.get(stage, 0.0) + seconds
@@ -274,11 +275,13 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
 def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> EPSF:
     """Return the PSF that the first pass starts from."""
     if psf is None or isinstance(psf, str | Path):
-        return config.psf(exposure)
-    if not isinstance(psf, EPSF):
-        psf = psf_from_array(psf)
-    check_fits_image(psf, exposure)
-    return psf
+        first = config.psf(exposure)
+    else:
+        first = psf if isinstance(psf, EPSF) else psf_from_array(psf)
+        check_fits_image(first, exposure)
+    if isinstance(config.psf_update, EmpiricalPsf):
+        refuse_varying(first)
+    return first
 
 
 def _seen_fwhm(psf: object, first_psf: EPSF, exposure: Exposure, config: Config) -> float | None:

@@ -23,7 +23,7 @@ from crowdfit.io.atomic import atomic_path
 from crowdfit.psf import truth
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.field import Grid
-from crowdfit.psf.readers import read_psf_image
+from crowdfit.psf.readers import read_psf
 from crowdfit.psf.truth import Profile
 from crowdfit.render import render
 from crowdfit.scene import CARDS, SCENES, Cluster, Scene, describe, named_scene
@@ -199,7 +199,7 @@ def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
     places, fluxes, photons, defects = np.random.default_rng(scene.seed).spawn(4)
     fwhm = scene.fwhm
     if psf is None and scene.psf_file is not None:
-        psf = read_psf_image(scene.psf_file)
+        psf = read_psf(scene.psf_file)
     if psf is None:
         psf = true_psf(scene)
     else:

@@ -153,6 +153,8 @@ def _field(
     for i, axis in enumerate(axes, 1):
         origin[axis] = _number(keys, f"POLZERO{i}", path) - 1
         scale[axis] = _number(keys, f"POLSCAL{i}", path) / 2
+        if not scale[axis] > 0:
+            raise InputError(f"{path}: POLSCAL{i} is {2 * scale[axis]:g}; a range above 0 pixels is needed")
     terms = np.zeros(((order + 1) * (order + 2) // 2, len(powers)))
     for k, term in enumerate(powers):
         x, y = (sum(p for p, axis in zip(term, axes, strict=True) if axis == a) for a in (0, 1))

@@ -6,7 +6,7 @@ from scipy.ndimage import shift
 
 F64 = NDArray[np.float64]
 
-LANCZOS = 4
+LANCZOS = 3
 """Half width of the interpolating kernel of PSFEx (samples)."""
 
 
@@ -44,7 +44,7 @@ def over_pixel(planes: F64, oversample: int) -> F64:
 def lanczos(planes: F64, step: float, oversample: int) -> F64:
     """Return tables (n, sy, sx) with `oversample` samples per native pixel, of tables sampled every `step` pixels.
 
-    Interpolated as PSFEx does (Bertin 2011, ASP Conf. 442, 435): Lanczos kernel of half width 4, weights scaled to
+    Interpolated as PSFEx does (Bertin 2011, ASP Conf. 442, 435): Lanczos kernel of half width 3, weights scaled to
     sum 1, centre at sample ``s // 2``; zero beyond the outermost samples.
     """
     rows, cols = (_weights(n, step, oversample) for n in planes.shape[1:])

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from crowdfit import EPSF, fit_image
+from crowdfit.cli import main
 from crowdfit.errors import InputError
+from crowdfit.io.tables import read_catalog
+from crowdfit.job import DONE
 from crowdfit.match import match_positions
 from crowdfit.psf.analytic import gaussian
 from crowdfit.psf.field import Polynomial
+from crowdfit.psf.stored import psf_hdu
 from crowdfit.simulate import named_scene, simulate
 
 pytestmark = pytest.mark.slow
@@ -75,3 +79,26 @@ def test_refining_is_refused_before_the_fit():
     psf = EPSF.from_planes(planes, 4, Polynomial(1, (20.0, 20.0), (20.0, 20.0)))
     with pytest.raises(InputError, match=r"psf: it varies over the field \(3 planes\).*psf_update.kind=none"):
         fit_image(np.eye(40) + 1, psf=psf)
+
+
+@pytest.mark.parametrize("way", ["argument", "settings", "command"])
+def test_psf_file(tmp_path, way):
+    """A file gives the fit of the PSF that it holds, from Python, from settings and from the command line."""
+    scene = named_scene("demo", ny=100, nx=110, n_stars=100, fwhm=2.5, flux_max=2e4, fwhm_gradient=0.1)
+    made = simulate(scene)
+    psf = made.psf.with_cube(made.psf.cube.astype(np.float32).astype(float))
+    path, image = tmp_path / "psf.fits", made.write(tmp_path / "field.fits")
+    psf_hdu(psf).writeto(path)
+    cut = {"psf_update__kind": "none", "stop__max_passes": 2}
+    expected = fit_image(image, psf=psf, **cut).catalog
+    if way == "argument":
+        found = fit_image(image, psf=path, **cut).catalog
+    elif way == "settings":
+        found = fit_image(image, psf__kind="file", psf__path=str(path), **cut).catalog
+    else:
+        settings = ["psf.kind=file", f"psf.path={path}", "psf_update.kind=none", "stop.max_passes=2"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert main(["fit", str(image), "-o", str(tmp_path / "out"), *words]) == DONE
+        found = read_catalog(tmp_path / "out" / "field_catalog.fits")
+    assert len(found) > 15
+    np.testing.assert_array_equal(np.asarray(found["flux"]), np.asarray(expected["flux"]))

@@ -12,7 +12,7 @@ from astropy.io.fits.verify import VerifyWarning
 from numpy.typing import ArrayLike
 
 from crowdfit.errors import InputError
-from crowdfit.psf import grids, psfex, stpsf
+from crowdfit.psf import grids, psfex, stored, stpsf
 from crowdfit.psf.epsf import EPSF
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,15 @@ def read_psf(
     """Return the PSF in a file, which may vary over the field.
 
     Understood are STDPSF files (HST, JWST), grids and single PSFs of STPSF and WebbPSF, PSFEx models (.psf files and
-    the tables of the Legacy Surveys), and plain FITS images.
+    the tables of the Legacy Surveys), the fit images of crowdfit itself, and plain FITS images.
 
     Parameters
     ----------
     path : str or Path
         The file.
     oversample : int or None
-        Samples per detector pixel, instead of what the file says; not for PSFEx, whose files always say it.
+        Samples per detector pixel, instead of what the file says; not where the format itself settles it (PSFEx,
+        STDPSF, fit images).
     detector : int, str or None
         Which of several detectors: number of the chip in STDPSF files (as in photutils), number or name of the model
         in files of PSFEx.
@@ -116,6 +117,15 @@ def _library_psf(
         _refuse_detector(detector, path)
         planes = np.asarray(cube, np.float64)
         return grids.read_stpsf_grid(planes.reshape(-1, *planes.shape[-2:]), header, path, oversample)
+    ours = stored.stored_image(hdus)
+    if ours is not None:
+        _refuse_detector(detector, path)
+        if oversample is not None:
+            raise InputError(
+                f"{path}: psf.oversample {oversample} is refused, since OVERSAMP of the extension PSF says it; "
+                "leave it out"
+            )
+        return stored.stored_psf(ours, path)
     if stpsf.is_stpsf(hdus):
         _refuse_detector(detector, path)
         return stpsf.read_stpsf(hdus, path, oversample)

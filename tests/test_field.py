@@ -39,6 +39,12 @@ class TestBasis:
         assert field.basis(*field.middle).shape == (1, field.n_basis)
         assert field.basis([], []).shape == (0, field.n_basis)
 
+    @pytest.mark.parametrize("field", FORMS)
+    def test_shifted(self, field):
+        x, y = np.random.default_rng(1).uniform(0, 100, (2, 9))
+        moved = field.shifted(-30.0, 12.5)
+        np.testing.assert_allclose(moved.basis(x - 30, y + 12.5), field.basis(x, y), atol=1e-12)
+
     def test_terms_of_a_polynomial(self):
         terms = Polynomial(2, (10.0, 20.0), (2.0, 5.0)).basis(14.0, 35.0)
         assert terms[0] == pytest.approx([1, 2, 3, 4, 6, 9])

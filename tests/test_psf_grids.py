@@ -5,7 +5,9 @@ import pytest
 from astropy.io import fits
 
 from crowdfit.errors import InputError
+from crowdfit.exposure import Exposure
 from crowdfit.psf.analytic import gaussian
+from crowdfit.psf.initial import GivenPsf
 from crowdfit.psf.readers import read_psf
 
 X, Y = (0.0, 300.0, 1023.0), (0.0, 511.0)
@@ -257,6 +259,16 @@ def test_recentred_only_if_asked_for(tmp_path):
     fits.writeto(plain, cube[0], fits.Header({"OVERSAMP": 4}))
     assert np.hypot(*read_psf(plain).centroid()) < 1e-3
     assert read_psf(plain, recentre=False).centroid() == pytest.approx((0.5, 0), abs=1e-3)
+
+
+def test_cutout_of_a_detector(tmp_path):
+    """The grid is one of detector pixels; the image says where on the detector it begins."""
+    path = write_stdpsf(tmp_path / "p.fits", planes())
+    exposure = Exposure.of(np.eye(64), np.ones((64, 64)))
+    whole, cut = GivenPsf(path=path)(exposure), GivenPsf(path=path, first_pixel=(300.0, 511.0))(exposure)
+    assert np.array_equal(cut.stamp(0, 0), whole.stamp(300, 511))
+    assert np.array_equal(whole.cube, read_psf(path).cube)
+    assert not np.allclose(cut.stamp(0, 0), whole.stamp(0, 0), atol=1e-3)
 
 
 def test_cube_of_unknown_planes(tmp_path):

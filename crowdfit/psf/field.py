@@ -37,6 +37,10 @@ class Constant:
         """Positions (x, y) between which the PSF departs from no mixture of those there, (m, 2) (pix)."""
         return np.zeros((1, 2))
 
+    def shifted(self, x: float, y: float) -> "Constant":
+        """Return the field whose positions are larger by (x, y): the same."""
+        return self
+
     def nodes(self, shape: tuple[int, int]) -> tuple[F64, F64]:
         """Return columns and rows between which the PSF is linear on an image (ny, nx): one of each is enough."""
         return np.zeros(1), np.zeros(1)
@@ -95,6 +99,10 @@ class Polynomial:
         u, v = np.meshgrid(*2 * [np.linspace(-1, 1, max(PLACES, 2 * self.order + 1))])
         return np.column_stack([u.ravel(), v.ravel()]) * self.scale + self.origin
 
+    def shifted(self, x: float, y: float) -> "Polynomial":
+        """Return the field whose positions are larger by (x, y)."""
+        return Polynomial(self.order, (self.origin[0] + x, self.origin[1] + y), self.scale)
+
     def nodes(self, shape: tuple[int, int]) -> tuple[F64, F64]:
         """Return columns and rows between which the PSF is nearly linear on an image (ny, nx), its edges included."""
         n = self.order**2 + 1
@@ -150,6 +158,10 @@ class Grid:
         """The nodes (x, y) in the order of the planes, (n_basis, 2) (pix)."""
         x, y = np.meshgrid(self.x_nodes, self.y_nodes)
         return np.column_stack([x.ravel(), y.ravel()])
+
+    def shifted(self, x: float, y: float) -> "Grid":
+        """Return the field whose positions are larger by (x, y)."""
+        return Grid(tuple(node + x for node in self.x_nodes), tuple(node + y for node in self.y_nodes))
 
     def nodes(self, shape: tuple[int, int]) -> tuple[F64, F64]:
         """Return columns and rows between which the PSF is bilinear on an image (ny, nx), its edges included."""

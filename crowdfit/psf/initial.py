@@ -6,6 +6,7 @@ the seeing. Widths are those of pixel-integrated PSFs, so that undersampled imag
 
 import logging
 from dataclasses import dataclass as plain
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -112,10 +113,16 @@ class GivenPsf:
     recentre: bool | None = Field(
         default=None, description="move the centroid to the middle sample; null: plain images only"
     )
+    first_pixel: tuple[float, float] = Field(
+        default=(0.0, 0.0),
+        description="detector column and row, from 0, of the first pixel of the image: of subarrays and cutouts",
+    )
 
     def __call__(self, exposure: Exposure) -> EPSF:
         """Return the PSF in the file."""
         psf = read_psf(self.path, oversample=self.oversample, detector=self.detector, recentre=self.recentre)
+        x, y = self.first_pixel
+        psf = replace(psf, field=psf.field.shifted(-x, -y))
         check_fits_image(psf, exposure, str(self.path))
         return psf
 

@@ -147,10 +147,11 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
         The image; `[y, x]`, x is the column.
     err, dq : array (ny, nx), optional
         Total 1-sigma noise, and data quality (non-zero is bad unless the configuration says otherwise).
-    psf : EPSF, array, or path of a FITS image, optional
+    psf : EPSF, array, or path of a PSF file, optional
         Starting PSF: an array at detector sampling, an EPSF with its own. A path stands for
-        ``psf__kind="file", psf__path=...``, so ``psf__oversample`` may say how finely the file is sampled. It
-        is refined unless ``psf_update__kind="none"``. None: measured from the image.
+        ``psf__kind="file", psf__path=...`` (formats in `crowdfit.read_psf`), so ``psf__oversample`` may say how finely
+        the file is sampled. It is refined unless ``psf_update__kind="none"``, which one that varies over the field
+        needs. None: measured from the image.
     config : Config, name of a shipped configuration, or path of a YAML file, optional
         Departures from the defaults.
     positions : (x, y), (x, y, flux), Positions or Sources, optional

@@ -4,7 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "EPSF", "Exposure", "FitResult", "Sources", "__version__", "fit_image", "load_config"]
+__all__ = [
+    "Config",
+    "EPSF",
+    "Exposure",
+    "FitResult",
+    "Sources",
+    "__version__",
+    "fit_image",
+    "load_config",
+    "read_psf",
+]
 
 _HOMES = {
     "Config": "crowdfit.config",
@@ -14,6 +24,7 @@ _HOMES = {
     "Exposure": "crowdfit.exposure",
     "Sources": "crowdfit.sources",
     "EPSF": "crowdfit.psf.epsf",
+    "read_psf": "crowdfit.psf.readers",
 }
 
 if TYPE_CHECKING:
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
     from crowdfit.config import Config, load_config
     from crowdfit.exposure import Exposure
     from crowdfit.psf.epsf import EPSF
+    from crowdfit.psf.readers import read_psf
     from crowdfit.sources import Sources
 
 

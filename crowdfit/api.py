@@ -23,13 +23,13 @@ from crowdfit.io.products import write_products
 from crowdfit.io.run_record import Head, RunRecord, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
-from crowdfit.photometry.psf_map import PsfMap, measure_psf_map
+from crowdfit.photometry.psf_map import PsfMap, measure_psf_map, missing_variation
 from crowdfit.provenance import checksums, find_record, metadata_of, other_packages
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
-from crowdfit.stages.psf_update import FixedPsf
+from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, refuse_varying
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
@@ -147,10 +147,11 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
         The image; `[y, x]`, x is the column.
     err, dq : array (ny, nx), optional
         Total 1-sigma noise, and data quality (non-zero is bad unless the configuration says otherwise).
-    psf : EPSF, array, or path of a FITS image, optional
+    psf : EPSF, array, or path of a PSF file, optional
         Starting PSF: an array at detector sampling, an EPSF with its own. A path stands for
-        ``psf__kind="file", psf__path=...``, so ``psf__oversample`` may say how finely the file is sampled. It
-        is refined unless ``psf_update__kind="none"``. None: measured from the image.
+        ``psf__kind="file", psf__path=...`` (formats in `crowdfit.read_psf`), so ``psf__oversample`` may say how finely
+        the file is sampled. It is refined unless ``psf_update__kind="none"``, which one that varies over the field
+        needs. None: measured from the image.
     config : Config, name of a shipped configuration, or path of a YAML file, optional
         Departures from the defaults.
     positions : (x, y), (x, y, flux), Positions or Sources, optional
@@ -242,8 +243,9 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
     psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
-    if psf_map.problem:
-        log.warning("%s: %s", exposure.name, psf_map.problem)
+    problem = missing_variation(frames[0].psf, psf_map)
+    if problem:
+        log.warning("%s: %s", exposure.name, problem)
     for stats in history:
         for stage, seconds in stats.stage_seconds.items():
             times[stage] = times.get(stage, 0.0) + seconds
@@ -309,11 +311,13 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
 def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> EPSF:
     """Return the PSF that the first pass starts from."""
     if psf is None or isinstance(psf, str | Path):
-        return config.psf(exposure)
-    if not isinstance(psf, EPSF):
-        psf = psf_from_array(psf)
-    check_fits_image(psf, exposure)
-    return psf
+        first = config.psf(exposure)
+    else:
+        first = psf if isinstance(psf, EPSF) else psf_from_array(psf)
+        check_fits_image(first, exposure)
+    if isinstance(config.psf_update, EmpiricalPsf):
+        refuse_varying(first)
+    return first
 
 
 def _seen_fwhm(psf: object, first_psf: EPSF, exposure: Exposure, config: Config) -> float | None:

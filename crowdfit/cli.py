@@ -159,8 +159,8 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
         Path | None,
         typer.Option(
             "--psf",
-            help="Start from the PSF in this FITS file (odd-sized image; OVERSAMP in its header). It is refined "
-            "unless --set psf_update.kind=none.",
+            help="Start from the PSF in this file (FITS image, STDPSF or STPSF file, PSFEx model, or fit image of "
+            "crowdfit). It is refined unless --set psf_update.kind=none.",
             metavar="FILE",
         ),
     ] = None,

@@ -29,6 +29,7 @@ from crowdfit.io.local import local_percentile
 from crowdfit.io.products import image_header, product_path
 from crowdfit.io.tables import read_catalog
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.stored import stored_psf
 from crowdfit.render import render
 from crowdfit.simulate import DQ_BAD, DQ_SATURATED, write_field
 
@@ -172,13 +173,13 @@ def read_likeness(
     try:
         with fits.open(path) as hdus:
             sky = np.array(hdus["SKY"].data, np.float32)
-            table, oversample = np.array(hdus["PSF"].data, np.float64), int(hdus["PSF"].header["OVERSAMP"])
+            psf = stored_psf(hdus["PSF"], str(path))
     except (OSError, KeyError) as error:
         raise InputError(f"{path}: no fit image with SKY and PSF ({error}); fit {image} again") from error
     x, y, flux = (
         np.asarray(getattr(catalog[key], "value", catalog[key]), float) for key in ("x", "y", "flux")
     )
-    return Likeness(exposure, EPSF(np.atleast_3d(table.T).T, oversample), sky, x, y, flux)
+    return Likeness(exposure, psf, sky, x, y, flux)
 
 
 def luminosity_function(flux: F64, complete: float, faintest: float) -> LuminosityFunction:

@@ -134,7 +134,8 @@ def _checksum_of_psf_file(psf: object, config: Config) -> str:
 def _checksum_of_psf(psf: object) -> str:
     """Return the checksum of a PSF that was given as values; empty where it was not."""
     if isinstance(psf, EPSF):
-        return _sha256(psf.cube, np.array([psf.oversample, *psf.origin, *psf.scale], np.float64))
+        form = f"{psf.oversample} {psf.field}".encode()
+        return _sha256(psf.cube, np.frombuffer(form, np.uint8))
     return "" if psf is None or isinstance(psf, str | Path) else _sha256(np.array(psf, np.float64))
 
 

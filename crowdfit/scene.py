@@ -74,6 +74,14 @@ class Scene:
     angle: float = Field(default=0.0, description="PSF major axis, from x towards y (deg)")
     wing_fraction: float = Field(default=0.0, ge=0, le=0.5, description="part of the light in a wide halo")
     wing_scale: float = Field(default=5.0, ge=1, le=20, description="FWHM of the halo in FWHM of the PSF")
+    fwhm_gradient: float = Field(
+        default=0.0, ge=0, le=1, description="rise of FWHM across the field / middle"
+    )
+    fwhm_angle: float = Field(default=30.0, description="direction of that rise, x towards y (deg)")
+    fwhm_bowl: float = Field(default=0.0, ge=0, le=1, description="rise of FWHM to the corners / middle")
+    ellipticity_bowl: float = Field(
+        default=0.0, ge=0, le=0.5, description="radial ellipticity at the corners"
+    )
 
     sky: NonNegativeFloat = Field(default=400.0, le=1e12, description="mean sky level")
     sky_gradient: float = Field(
@@ -95,12 +103,21 @@ class Scene:
             raise ValueError("sky and read_noise are both 0: pixels would have no noise")
         if (self.psf == "file") != (self.psf_file is not None):
             raise ValueError("psf_file goes with psf=file, and psf=file needs a psf_file")
+        if self.psf == "file" and self.varies:
+            raise ValueError(
+                "a psf_file varies by itself: fwhm_gradient, fwhm_bowl and ellipticity_bowl must be 0"
+            )
         if self.dead_columns >= self.nx:
             raise ValueError(f"dead_columns ({self.dead_columns}) must leave some of the {self.nx} columns")
         for cluster in self.clusters:
             if not (0 <= cluster.x < self.nx and 0 <= cluster.y < self.ny):
                 raise ValueError(f"the cluster at ({cluster.x:g}, {cluster.y:g}) lies outside the frame")
         return self
+
+    @property
+    def varies(self) -> bool:
+        """Whether the PSF is another at every place."""
+        return max(self.fwhm_gradient, self.fwhm_bowl, self.ellipticity_bowl) > 0
 
     @property
     def noise(self) -> float:
@@ -183,6 +200,8 @@ CARDS: Final[Mapping[str, str]] = MappingProxyType(
         "flux_min": "FLUXMIN", "flux_max": "FLUXMAX", "clusters": "CLUSTERS", "psf": "PSFKIND",
         "psf_file": "PSFFILE", "fwhm": "FWHM", "beta": "PSFBETA", "obscuration": "PSFOBSC",
         "ellipticity": "PSFELL", "angle": "PSFANGLE", "wing_fraction": "WINGFRAC", "wing_scale": "WINGSCAL",
+        "fwhm_gradient": "FWHMGRAD", "fwhm_angle": "FWHMANGL", "fwhm_bowl": "FWHMBOWL",
+        "ellipticity_bowl": "ELLBOWL",
         "sky": "SKYLEVEL", "sky_gradient": "SKYGRAD", "sky_angle": "SKYANGLE", "gain": "GAIN",
         "read_noise": "RDNOISE", "saturation": "SATURATE", "bad_pixels": "BADFRAC",
         "dead_columns": "DEADCOLS", "seed": "SEED",

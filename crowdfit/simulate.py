@@ -22,7 +22,8 @@ from crowdfit.exposure import Exposure
 from crowdfit.io.atomic import atomic_path
 from crowdfit.psf import truth
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.readers import read_psf_image
+from crowdfit.psf.field import Grid
+from crowdfit.psf.readers import read_psf
 from crowdfit.psf.truth import Profile
 from crowdfit.render import render
 from crowdfit.scene import CARDS, SCENES, Cluster, Scene, describe, named_scene
@@ -36,6 +37,7 @@ __all__ = [
     "Scene",
     "Simulated",
     "draw_stars",
+    "local_scene",
     "named_scene",
     "simulate",
     "sky_plane",
@@ -56,6 +58,10 @@ MIN_REACH: Final = 8.0
 """Least half width of that table (FWHM)."""
 MAX_RADIUS: Final = 150
 """Largest half width of the PSF table (pix)."""
+VARYING_RADIUS: Final = 60
+"""Largest half width of the tables of a PSF that varies, of which there are many (pix)."""
+NODE_CHANGE: Final = 0.05
+"""FWHM and ellipticity change by at most this much, as a share, from node to node of a PSF that varies."""
 HALO_BETA: Final = 2.0
 """Moffat exponent of the wide halo; the r^-4 surface brightness is between r^-2 and r^-6 of real wings."""
 GARBAGE: Final = (np.nan, 1e8, 0.0)
@@ -193,7 +199,7 @@ def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
     places, fluxes, photons, defects = np.random.default_rng(scene.seed).spawn(4)
     fwhm = scene.fwhm
     if psf is None and scene.psf_file is not None:
-        psf = read_psf_image(scene.psf_file)
+        psf = read_psf(scene.psf_file)
     if psf is None:
         psf = true_psf(scene)
     else:
@@ -282,14 +288,57 @@ def _expose(
 
 
 def true_psf(scene: Scene) -> EPSF:
-    """Return the PSF that a scene describes, as wide as its brightest star stands out of the noise."""
+    """Return the PSF that a scene describes, as wide as its brightest star stands out of the noise.
+
+    One that varies is exact at the nodes of a grid and by definition bilinear between them.
+    """
+    if scene.varies:
+        return _varying_psf(scene)
     profile = _profile(scene)
+    return truth.integrated(profile, _half_width(scene, profile), scene.ellipticity, scene.angle)
+
+
+def _half_width(scene: Scene, profile: Profile) -> int:
+    """Return how far out the table of a profile reaches (pix)."""
     radius = np.arange(0, MAX_RADIUS, 0.1)
     envelope = np.maximum.accumulate(profile(radius)[::-1])[::-1]
     seen = 0.1 * np.count_nonzero(envelope * scene.flux_max > NEGLIGIBLE * scene.noise)
     reach = max(seen / np.sqrt(1 - scene.ellipticity), MIN_REACH * scene.fwhm)
-    half = min(int(np.ceil(reach)) + 1, MAX_RADIUS)
-    return truth.integrated(profile, half, scene.ellipticity, scene.angle)
+    return min(int(np.ceil(reach)) + 1, MAX_RADIUS)
+
+
+def _varying_psf(scene: Scene) -> EPSF:
+    """Return the PSF of a scene whose width and shape change over the field."""
+    change = scene.fwhm_gradient + scene.fwhm_bowl + scene.ellipticity_bowl
+    n = int(np.ceil(change / NODE_CHANGE)) + 2
+    grid = Grid(*(tuple(np.linspace(0, size - 1, n).tolist()) for size in (scene.nx, scene.ny)))
+    local = [local_scene(scene, x, y) for x, y in grid.places]
+    half = min(max(_half_width(here, _profile(here)) for here in local), VARYING_RADIUS)
+    # of ten samples a pixel every second one is kept: enough for the spline, and a quarter of the memory
+    planes = [
+        truth.integrated(_profile(here), half, here.ellipticity, here.angle).cube[0, ::2, ::2]
+        for here in local
+    ]
+    return EPSF.from_planes(planes, truth.OVERSAMPLE // 2, grid)
+
+
+def local_scene(scene: Scene, x: float, y: float) -> Scene:
+    """Return the scene with the constant PSF that it has at a position (x, y).
+
+    With (u, v) from -1 to 1 over the frame, the FWHM rises by `fwhm_gradient` in the direction of `fwhm_angle` and
+    by `fwhm_bowl` (u^2 + v^2) / 2; the ellipse of the middle and a radial one of `ellipticity_bowl` (u^2 + v^2) / 2
+    add up as vectors of twice their angles.
+    """
+    u, v = (2 * x / (scene.nx - 1) - 1, 2 * y / (scene.ny - 1) - 1)
+    r2, towards = (u**2 + v**2) / 2, np.radians(scene.fwhm_angle)
+    along = (u * np.cos(towards) + v * np.sin(towards)) / (abs(np.cos(towards)) + abs(np.sin(towards)))
+    width = 1 + scene.fwhm_gradient / 2 * along + scene.fwhm_bowl * r2
+    ellipse = scene.ellipticity * np.exp(2j * np.radians(scene.angle))
+    ellipse += scene.ellipticity_bowl * r2 * np.exp(2j * np.arctan2(v, u))
+    return dataclasses.replace(
+        scene, fwhm=float(scene.fwhm * width), ellipticity=float(abs(ellipse)),
+        angle=float(np.degrees(np.angle(ellipse)) / 2), fwhm_gradient=0.0, fwhm_bowl=0.0, ellipticity_bowl=0.0,
+    )  # fmt: skip
 
 
 def _profile(scene: Scene) -> Profile:

@@ -13,7 +13,7 @@ from crowdfit.frame import StampSizes
 from crowdfit.psf.analytic import airy, gaussian, moffat
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import check_fits_image
-from crowdfit.psf.readers import psf_from_array, read_psf_image
+from crowdfit.psf.readers import psf_from_array, read_psf
 from crowdfit.render import render
 from tests.reference.scenes import varying_psf
 
@@ -198,7 +198,7 @@ class TestRefused:
         path = tmp_path / "psf.fits"
         fits.PrimaryHDU(array).writeto(path)
         with pytest.raises(InputError, match=f"{path.name}.*{message}"):
-            read_psf_image(path)
+            read_psf(path)
 
     def test_larger_than_the_image(self):
         exposure = Exposure.of(np.eye(30), np.ones((30, 30)), name="small.fits")
@@ -211,13 +211,13 @@ class TestRefused:
     def test_file(self, tmp_path):
         path = tmp_path / "psf.fits"
         with pytest.raises(InputError, match="psf.fits"):
-            read_psf_image(path)
+            read_psf(path)
         path.write_text("no FITS file")
         with pytest.raises(InputError, match="psf.fits: cannot be read as a FITS file"):
-            read_psf_image(path)
+            read_psf(path)
         fits.HDUList([fits.PrimaryHDU()]).writeto(path, overwrite=True)
         with pytest.raises(InputError, match="psf.fits: no image extension"):
-            read_psf_image(path)
+            read_psf(path)
 
 
 class TestFiles:
@@ -231,13 +231,13 @@ class TestFiles:
         path = tmp_path / "psf.fits"
         hdu = fits.ImageHDU(gaussian(3.0).cube[0].astype(">f4"), fits.Header(cards))
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
-        assert read_psf_image(path, oversample=given).oversample == expected
+        assert read_psf(path, oversample=given).oversample == expected
 
     def test_not_square_and_off_centre(self, tmp_path):
         path = tmp_path / "psf.fits"
         table = shift(gaussian(3.0, oversample=1, radius=9).cube[0], (0.3, -0.2), order=3)[:, 3:-3]
         fits.PrimaryHDU(5 * table).writeto(path)
-        psf = read_psf_image(path)
+        psf = read_psf(path)
         assert psf.cube.shape == (1, 19, 19)
         assert np.hypot(*psf.centroid()) < 0.01
         assert psf.stamp(0, 0).sum(dtype=float) == pytest.approx(1, abs=1e-3)
@@ -246,7 +246,7 @@ class TestFiles:
         """DET_SAMP = 4 speaks of the calculation behind the file; its pixels are detector pixels."""
         path = shared_data / "jwst_nircam_ngc346" / "psf.fits"
         assert fits.getval(path, "DET_SAMP") == 4
-        psf = read_psf_image(path)
+        psf = read_psf(path)
         assert (psf.oversample, psf.radius) == (1, 39)
         assert psf.fwhm == pytest.approx(2.4, abs=0.15)
         assert psf.cube.sum() == pytest.approx(1)

@@ -41,9 +41,12 @@ fits = [
     dict(centroid__kind="weighted", detect__kind="crowdsource", solve__kind="lsqr", sky__kind="blocks"),
     dict(psf=psf, config="forced", positions=([10.0, 30.5], [20.0, 40.2])),
     dict(psf=psf, detect__kind="sep", centroid__kind="peak"),
+    dict(psf=simulate(named_scene("demo", fwhm=2.5, flux_max=2e3, fwhm_gradient=0.1)).psf, psf_update__kind="none"),
 ]
 for options in fits:
-    fit_image(exposure, stop__max_passes=3, stop__min_passes=3, psf_update__min_stars=3, **options)
+    held = options.get("psf_update__kind") == "none"
+    settings = {} if held else dict(psf_update__min_stars=3)
+    fit_image(exposure, stop__max_passes=3, stop__min_passes=3, **settings, **options)
 render(psf, 5, 6, 1, (20, 20))
 render(psf, [5, 7], [6, 8], [1, 2], (20, 20), radius=[3, 4])
 psf.stamp(3, 4)

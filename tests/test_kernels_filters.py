@@ -37,6 +37,47 @@ def test_correlate_row():
     assert np.allclose(out, twins.correlate_row(image, psf, 2), rtol=EPS, atol=1e-13)
 
 
+def test_blended_row():
+    row, out, share = noise()[0], np.ones(23), np.linspace(0, 1, 23)
+    expected = twins.add_blended_row(0.3, -0.2, share, row, out)
+    kernels.add_blended_row(0.3, -0.2, share, row, out)
+    assert np.allclose(out, expected, rtol=1e-15, atol=1e-15)
+
+
+def over_field(shape, size, n=(3, 4)):
+    """Return arguments of `correlate_field` for nodes that are spread unevenly, some columns without any."""
+    ny, nx = shape
+    rng = np.random.default_rng(4)
+    x, y = (
+        np.append(0, np.sort(rng.uniform(0.2, 0.8, k - 2)) * size)
+        for k, size in zip(n, (nx, ny), strict=True)
+    )
+    x, y = np.append(x, max(nx - 1, 1)), np.append(y, max(ny - 1, 1))
+    col, row = np.arange(nx), np.arange(ny)
+    left, low = (
+        np.clip(np.searchsorted(v, at, "right") - 1, 0, len(v) - 2) for v, at in ((x, col), (y, row))
+    )
+    cols = np.append(np.searchsorted(left, np.arange(len(x) - 1)), nx).astype(np.int64)
+    share_x, share_y = (col - x[left]) / (x[left + 1] - x[left]), (row - y[low]) / (y[low + 1] - y[low])
+    psfs = rng.uniform(0, 1, (len(y), len(x), size, size))
+    return noise(shape), psfs, cols, share_x, low.astype(np.int64), share_y
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((20, 23), 5), ((20, 23), 1), ((4, 3), 9), ((1, 6), 3), ((5, 1), 3)]
+)
+def test_correlate_over_the_field(shape, size):
+    arguments, out = over_field(shape, size), np.empty(shape, np.float32)
+    kernels.correlate_field(*arguments, out)
+    assert np.allclose(out, twins.correlate_field(*arguments), rtol=EPS, atol=size**2 * 1e-15)
+    image, psfs, cols, share_x, low, share_y = arguments
+    row, r = np.empty(shape[1], np.float32), shape[0] - 1
+    kernels.correlate_field_row(image, psfs, cols, share_x, low[r], share_y[r], r, row)
+    assert np.array_equal(row, out[r])
+    expected = twins.correlate_field_row(image, psfs, cols, share_x, low[r], share_y[r], r)
+    assert np.allclose(row, expected, rtol=EPS, atol=size**2 * 1e-15)
+
+
 def found(image, usable, threshold, limit=200):
     rows, cols = np.empty(limit, np.int64), np.empty(limit, np.int64)
     n = kernels.find_peaks(image, usable, threshold, rows, cols)

@@ -15,6 +15,8 @@ from crowdfit.io.atomic import atomic_path, check_writable, clear_leftovers
 from crowdfit.io.products import check_output, product_path, write_products
 from crowdfit.io.tables import read_catalog
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Constant, Grid, Polynomial
+from crowdfit.psf.readers import read_psf
 
 METADATA = {"crowdfit": "0.1.0", "config": "sky:\n  kind: mesh\n", "input_sha256": "0" * 64}
 
@@ -90,10 +92,37 @@ def test_without_wcs(tmp_path, result):
     assert "BUNIT" not in header
 
 
-def test_psf_that_varies(tmp_path, result):
-    cube = np.concatenate([result.psf.cube, 0.1 * result.psf.cube])
-    result.psf = SimpleNamespace(cube=cube, oversample=4, fwhm=2.0)
-    assert fits.getdata(write_products(result, tmp_path)[-1], "PSF").shape == cube.shape
+@pytest.mark.parametrize(
+    "field", [Polynomial(1, (10.5, 20.0), (11.0, 21.0)), Grid((0.0, 12.5, 30.0), (4.0,)), Constant()]
+)
+def test_psf_is_read_as_it_was_written(tmp_path, result, field):
+    """The fit image is a PSF file too, also of a PSF that varies over the field."""
+    result.psf = EPSF(np.concatenate([result.psf.cube] * field.n_basis), result.psf.oversample, field)
+    path = write_products(result, tmp_path)[-1]
+    psf = read_psf(path)
+    assert psf.field == field
+    assert psf.oversample == result.psf.oversample
+    np.testing.assert_array_equal(psf.cube, result.psf.cube.astype(np.float32))
+    with pytest.raises(InputError, match="psf.oversample 2 is refused"):
+        read_psf(path, oversample=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"PSFORDER": 2}, "3 planes are refused"),
+        ({"PSFFORM": "spline"}, "PSFFORM is 'spline'; 'polynomial' or 'grid' is known"),
+        ({"PSFX0": "left"}, "the keywords do not say how the planes mix"),
+    ],
+)
+def test_psf_with_wrong_keywords(tmp_path, result, change, message):
+    field = Polynomial(1, (10.5, 20.0), (11.0, 21.0))
+    result.psf = EPSF(np.concatenate([result.psf.cube] * 3), result.psf.oversample, field)
+    path = write_products(result, tmp_path)[-1]
+    with fits.open(path, mode="update") as hdus:
+        hdus["PSF"].header.update(change)
+    with pytest.raises(InputError, match=rf"{path.name}\[PSF\].*{message}"):
+        read_psf(path)
 
 
 def test_output_is_checked_before_the_fit(tmp_path):

@@ -29,6 +29,7 @@ from crowdfit.provenance import (
     other_packages,
 )
 from crowdfit.psf.analytic import gaussian
+from crowdfit.psf.field import Polynomial
 from crowdfit.render import render
 from crowdfit.sources import Sources
 
@@ -304,7 +305,12 @@ class TestSameFit:
         (line,) = self.refusal(tmp_path, (exposure, of_file[moved], first), (exposure, config, other))
         assert f"was made from another PSF {changed}" in line
         given = gaussian(2.5, radius=8)
-        kinds = [given, replace(given, origin=(1.0, 2.0)), given.native(15), given.native(17)]
+        kinds = [
+            given,
+            replace(given, field=Polynomial(0, (1.0, 2.0), (1.0, 1.0))),
+            given.native(15),
+            given.native(17),
+        ]
         assert len({checksums(exposure, load_config(), psf)["psf"] for psf in kinds}) == len(kinds)
         with pytest.raises(InputError, match=r"none\.fits: cannot be read .*; check psf.path"):
             checksums(exposure, load_config(None, ["psf.kind=file", "psf.path=none.fits"]))

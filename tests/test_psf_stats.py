@@ -11,6 +11,7 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.photometry.psf_stats import Measure, convolved_with_disc, has_close_neighbour
 from crowdfit.psf.analytic import airy, gaussian, moffat
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Polynomial
 from crowdfit.render import render
 from crowdfit.sources import Sources
 from crowdfit.stages.solve import PcgSolve
@@ -462,9 +463,8 @@ def test_has_close_neighbour():
 def test_psf_that_varies_over_the_field():
     """P034: the columns use the PSF at the star: a plane that widens to the right is wider there."""
     narrow, wide = (gaussian(w, radius=20).cube[0] for w in (2.5, 3.5))
-    varying = EPSF(
-        np.stack([(narrow + wide) / 2, (wide - narrow) / 2, 0 * wide]), 4, (50.0, 45.0), (50.0, 45.0)
-    )
+    planes = np.stack([(narrow + wide) / 2, (wide - narrow) / 2, 0 * wide])
+    varying = EPSF(planes, 4, Polynomial(1, (50.0, 45.0), (50.0, 45.0)))
     stars = Sources.at([10.0, 90.0], [45.0, 45.0], [1e4, 1e4])
     frame = frame_of(varying, image(varying, stars), stars)
     columns, _ = measured(frame, stars)

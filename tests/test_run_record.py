@@ -19,6 +19,7 @@ from crowdfit.io.run_record import NOT_KEPT, RunRecord, read_head, read_last, re
 from crowdfit.loop import PassStats, State, render
 from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Grid
 from crowdfit.sources import Sources
 
 CONFIG = "detect:\n  kind: score  # \N{GREEK SMALL LETTER MU}\n"
@@ -144,7 +145,8 @@ NUMBERS = {
 def full_state(pass_no, **changes):
     """A state with a value of its own in every field that a later pass may look at."""
     rng = np.random.default_rng(pass_no)
-    table = EPSF(psf().cube * 0.7, 2, origin=(14.5, 1 / 3), scale=(15.0, 10.0))
+    plane = psf().cube[0]
+    table = EPSF(np.array([0.7 * plane, 0.1 * plane]), 2, Grid((1 / 3, 29.5), (14.5,)))
     frame = Frame(
         EXPOSURE, table, rng.normal(size=(20, 30)).astype("f4"), np.zeros((20, 30), np.float32), STAMPS,
         first_fwhm=1 / 3, seen_fwhm=2.7, psf_quality=QUALITY, confusion=1e-7 / 3,
@@ -213,14 +215,14 @@ class TestLast:
         """One that differs, be it in its field position only, is not taken for the same."""
         record = start(tmp_path / "run.h5")
         first = full_state(0)
-        moved = replace(first.frames[0].psf, origin=(1.0, 2.0))
+        moved = replace(first.frames[0].psf, field=Grid((1.0,), (1.0, 2 / 3 + 1)))
         for each in (first, full_state(1), full_state(2, psf=moved)):
             record.add(each)
         with h5py.File(record.path) as file:
             one, two, three = (file[f"passes/00{k}/frames/0/psf"].id for k in range(3))
             places = [h5py.h5o.get_info(dataset).addr for dataset in (one, two, three)]
         assert places[0] == places[1] != places[2]
-        assert read_last(record.path, EXPOSURE, STAMPS)[0].frames[0].psf.origin == (1.0, 2.0)
+        assert read_last(record.path, EXPOSURE, STAMPS)[0].frames[0].psf.field == moved.field
         assert read_record(record.path)[1].oversample == (2,)
 
 

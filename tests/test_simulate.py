@@ -23,9 +23,11 @@ from crowdfit.simulate import (
     SCENES,
     Scene,
     draw_stars,
+    local_scene,
     named_scene,
     simulate,
     sky_plane,
+    true_psf,
 )
 
 SMALL = Scene(ny=90, nx=110, n_stars=200, fwhm=3.0)
@@ -277,6 +279,46 @@ class TestRenderer:
             simulate(dataclasses.replace(SMALL, psf="file", psf_file=str(tmp_path / "absent.fits")))
 
 
+@pytest.fixture(scope="module")
+def varying():
+    """Return a scene whose PSF varies, and that PSF."""
+    scene = dataclasses.replace(
+        SMALL, psf="gaussian", fwhm=4.0, ellipticity=0.0, wing_fraction=0.0,
+        fwhm_gradient=0.2, fwhm_angle=0.0, ellipticity_bowl=0.2,
+    )  # fmt: skip
+    return scene, true_psf(scene)
+
+
+class TestVaryingPsf:
+    """Width and shape change over the field as the scene says."""
+
+    def test_width_rises_from_left_to_right(self, varying):
+        scene, psf = varying
+        on_pixels = true_psf(dataclasses.replace(scene, fwhm_gradient=0.0, ellipticity_bowl=0.0)).fwhm / 4
+        for x, factor in ((0, 0.9), ((scene.nx - 1) / 2, 1.0), (scene.nx - 1, 1.1)):
+            assert psf.at(x, (scene.ny - 1) / 2).fwhm == pytest.approx(4 * factor * on_pixels, rel=0.01)
+
+    def test_corners_are_radially_elongated(self, varying):
+        scene, psf = varying
+        right, top = scene.nx - 1, scene.ny - 1
+        for x, y, angle in ((0, 0, 45), (right, top, 45), (right, 0, -45), (0, top, -45)):
+            here = psf.at(x, y)
+            assert here.ellipticity == pytest.approx(0.2, abs=0.015)
+            assert abs((here.position_angle - angle + 90) % 180 - 90) < 2
+        assert psf.ellipticity < 0.01
+
+    def test_sum_is_one_everywhere(self, varying):
+        scene, psf = varying
+        for x, y in ((0.0, 0.0), (33.3, 12.2), (scene.nx - 1.0, 5.5)):
+            assert psf.stamp(x, y).sum(dtype=float) == pytest.approx(1, abs=1e-5)
+
+    def test_nodes_hold_the_psf_of_the_place(self, varying):
+        scene, psf = varying
+        x, y = psf.field.places[1]
+        here = true_psf(local_scene(scene, x, y))
+        assert np.allclose(psf.stamp(x, y, 15), here.stamp(x, y, 15), atol=1e-4 * here.cube.max())
+
+
 REFUSED = {
     "ny": (8, "scene.ny: 8: .*16"),
     "nx": (1e9, "scene.nx: .*16384"),
@@ -295,6 +337,10 @@ REFUSED = {
     "angle": (float("nan"), "scene.angle: nan: .*finite"),
     "wing_fraction": (0.6, "scene.wing_fraction"),
     "wing_scale": (0.5, "scene.wing_scale"),
+    "fwhm_gradient": (2.0, "scene.fwhm_gradient"),
+    "fwhm_angle": (float("nan"), "scene.fwhm_angle"),
+    "fwhm_bowl": (-0.1, "scene.fwhm_bowl"),
+    "ellipticity_bowl": (0.6, "scene.ellipticity_bowl"),
     "sky": (-5.0, "scene.sky"),
     "sky_gradient": (2.5, "scene.sky_gradient"),
     "sky_angle": (float("inf"), "scene.sky_angle"),
@@ -327,6 +373,10 @@ class TestScene:
     def test_no_noise_is_refused(self):
         with pytest.raises(ConfigError, match="no noise"):
             named_scene("demo", sky=0, read_noise=0)
+
+    def test_file_psf_varies_by_itself(self):
+        with pytest.raises(ConfigError, match="fwhm_gradient, fwhm_bowl and ellipticity_bowl must be 0"):
+            named_scene("demo", psf="file", psf_file="psf.fits", fwhm_bowl=0.1)
 
     def test_file_psf_needs_a_file(self):
         with pytest.raises(ConfigError, match="needs a psf_file"):

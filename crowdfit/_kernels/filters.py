@@ -39,6 +39,46 @@ def correlate(image, psf, out):
 
 
 @kernel
+def add_blended_row(first, step, share, row, out):
+    """Add ``first + step share`` times a float32 row to a float64 row; share : float64, of the same length."""
+    for i in range(out.size):
+        out[i] += (first + step * share[i]) * np.float64(row[i])
+
+
+@kernel
+def correlate_field_row(image, psfs, cols, share_x, low, share_y, r, out):
+    """Fill one row r of `correlate_field`, which lies between rows `low` and ``low + 1`` of the nodes."""
+    ny, nx = image.shape
+    half = psfs.shape[2] // 2
+    acc = np.zeros(nx)
+    for dr in range(max(-half, -r), min(half, ny - 1 - r) + 1):
+        for dc in range(max(-half, 1 - nx), min(half, nx - 1) + 1):
+            lower, upper = psfs[low, :, dr + half, dc + half], psfs[low + 1, :, dr + half, dc + half]
+            for g in range(cols.size - 1):
+                lo, hi = max(0, -dc, cols[g]), min(nx, nx - dc, cols[g + 1])
+                if lo < hi:
+                    first = lower[g] + share_y * (upper[g] - lower[g])
+                    last = lower[g + 1] + share_y * (upper[g + 1] - lower[g + 1])
+                    add_blended_row(
+                        first, last - first, share_x[lo:hi], image[r + dr, lo + dc : hi + dc], acc[lo:hi]
+                    )
+    for c in range(nx):
+        out[c] = np.float32(acc[c])
+
+
+@tile_kernel
+def correlate_field(image, psfs, cols, share_x, low, share_y, out):
+    """Fill out (ny, nx) float32 with ``sum_u psf_x(u) image(x + u)``, where psf_x is bilinear between nodes.
+
+    image : (ny, nx) float32; psfs : (gy, gx, m, m) float64, m odd, the filters at the nodes; cols : (gx,) int64,
+    first column between node g and the next, and nx at the end; share_x : (nx,) float64, from 0 at the node on the
+    left to 1 at that on the right; low : (ny,) int64, the node below a row; share_y : (ny,) float64.
+    """
+    for r in prange(image.shape[0]):
+        correlate_field_row(image, psfs, cols, share_x, low[r], share_y[r], np.int64(r), out[r])
+
+
+@kernel
 def find_peaks(image, usable, threshold, rows, cols):
     """List pixels above `threshold` that are the largest of their 3 x 3 box, in reading order.
 

@@ -88,7 +88,8 @@ def clip_window(x, y, half, ny, nx):
 def fill_window(coef, basis, x, y, col0, row0, value, grad_x, grad_y):
     """Fill PSF value and derivatives on a window of the image.
 
-    coef : (n_basis, s, s, k, k) float32; basis : (n_basis,) float64, the basis functions at the star;
+    coef : (n_basis, s, s, k, k) float32; basis : (n_basis,) float64, the weights of the planes at the star (a
+    plane of weight 0 is not looked at);
     x, y : star position (pix); col0, row0 : image column and row of the window's first pixel;
     value, grad_x, grad_y : (rows, cols) float32, filled with P, dP/dx, dP/dy per native pixel.
     The window must lie within the table's support (k // 2 - 2 pixels of the star's central pixel).
@@ -111,6 +112,8 @@ def fill_window(coef, basis, x, y, col0, row0, value, grad_x, grad_y):
         gx[:] = np.float32(0)
         gy[:] = np.float32(0)
         for b in range(coef.shape[0]):
+            if basis[b] == 0.0:
+                continue
             for t in range(4):
                 plane = coef[b, phase_y[t]]
                 row = j0 + r + shift_y[t]
@@ -144,6 +147,8 @@ def add_window(coef, basis, x, y, flux, c0, c1, r0, r1, image):
         # a row of the whole image is contiguous; a row of a two-dimensional cut of it would not be known to be
         out = image[r, c0:c1]
         for b in range(coef.shape[0]):
+            if basis[b] == 0.0:
+                continue
             for t in range(4):
                 plane = coef[b, phase_y[t]]
                 row = centre + r - yc + shift_y[t]

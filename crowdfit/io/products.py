@@ -16,7 +16,6 @@ from crowdfit.io.hdus import file_stem
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
     from crowdfit.exposure import Exposure
-    from crowdfit.psf.epsf import EPSF
 
 __all__ = ["check_output", "image_header", "product_path", "write_fit_image", "write_products"]
 
@@ -98,6 +97,8 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     Path
         The file.
     """
+    from crowdfit.psf.stored import psf_hdu  # noqa: PLC0415 - what compiles is slow to import
+
     path = Path(path)
     primary = fits.PrimaryHDU()
     add_metadata(primary.header, result.metadata)
@@ -110,7 +111,7 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
         for name, plane in planes.items()
     ]
     with atomic_path(path) as temporary:
-        fits.HDUList([primary, *images, _psf_hdu(result.psf)]).writeto(temporary, checksum=True)
+        fits.HDUList([primary, *images, psf_hdu(result.psf)]).writeto(temporary, checksum=True)
     return path
 
 
@@ -125,12 +126,3 @@ def image_header(exposure: "Exposure") -> fits.Header:
     if exposure.unit:
         header["BUNIT"] = exposure.unit
     return header
-
-
-def _psf_hdu(psf: "EPSF") -> fits.ImageHDU:
-    """Return the PSF table, (sy, sx) when it is constant over the field, else (n_basis, sy, sx)."""
-    cube = psf.cube[0] if len(psf.cube) == 1 else psf.cube
-    hdu = fits.ImageHDU(np.asarray(cube, np.float32), name="PSF")
-    hdu.header["OVERSAMP"] = (psf.oversample, "samples per native pixel")
-    hdu.header["FWHM"] = (float(psf.fwhm), "of the PSF (pix)")
-    return hdu

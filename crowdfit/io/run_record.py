@@ -9,7 +9,7 @@ Layout::
     /passes/000     attributes: the numbers of `PassStats`; dictionaries as JSON
     /passes/000/sources/{x, y, flux, flux_err, flux_err_marginal, id, pass_no, flags}
     /passes/000/frames/0/{psf, sky}    one group per exposure, with what else `Frame` holds after the pass: images
-                    as datasets, numbers as attributes; psf has the attributes oversample, origin and scale
+                    as datasets, numbers as attributes; psf has the attributes oversample and field
     /psf_map/{n_stars, fwhm, fwhm_err, ellipticity, position_angle}    over the field; attribute shape, of the image
     /catalog        the final catalogue, readable with astropy's Table.read(path, path="catalog")
 
@@ -40,6 +40,7 @@ from crowdfit.io.atomic import atomic_path
 from crowdfit.loop import PassStats, State, render
 from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import as_values, from_values
 from crowdfit.sources import Sources
 
 if TYPE_CHECKING:
@@ -327,7 +328,7 @@ def _put_frame(group: h5py.Group, frame: Frame, before: h5py.Group | None = None
     """
     values = {entry.name: getattr(frame, entry.name) for entry in fields(frame) if entry.name not in NOT_KEPT}
     psf: EPSF = values.pop("psf")
-    others = {entry.name: getattr(psf, entry.name) for entry in fields(psf) if entry.name != "cube"}
+    others = {"oversample": psf.oversample, "field": as_values(psf.field)}
     old = None if before is None else before["psf"]
     if old is not None and _get_attributes(old) == others and np.array_equal(old, psf.cube):
         group["psf"] = old
@@ -367,7 +368,8 @@ def _get_stats(group: h5py.Group) -> PassStats:
 def _get_frame(group: h5py.Group, exposure: Exposure, stamps: StampSizes) -> Frame:
     """Return a frame as it was, but without its model."""
     images = {name: group[name][()] for name in group if name != "psf"}
-    psf = EPSF(group["psf"][()], **_get_attributes(group["psf"]))
+    form = _get_attributes(group["psf"])
+    psf = EPSF(group["psf"][()], form["oversample"], from_values(form["field"]))
     zero = np.zeros(exposure.shape, np.float32)
     others = _with_quality(_get_attributes(group))
     return Frame(exposure=exposure, psf=psf, model=zero, stamps=stamps, **images, **others)

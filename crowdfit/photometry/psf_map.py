@@ -19,6 +19,7 @@ from crowdfit import flags
 from crowdfit._kernels.stamps import fill_stamps
 from crowdfit.frame import Frame
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Grid
 from crowdfit.sources import Sources
 
 F64 = NDArray[np.float64]
@@ -89,6 +90,11 @@ class PsfMap:
         return (
             f"the FWHM of the stars varies over the field from {low:.2f} to {high:.2f} px; one PSF is fitted"
         )
+
+
+def missing_variation(psf: EPSF, psf_map: PsfMap) -> str:
+    """Return what the map says against a constant PSF; empty for one that varies itself."""
+    return psf_map.problem if len(psf.cube) == 1 else ""
 
 
 def measure_psf_map(frame: Frame, sources: Sources) -> PsfMap:
@@ -166,7 +172,7 @@ def star_shapes(frame: Frame, sources: Sources, index: I64) -> F64:
         )
         is_alone = is_single & (light > MIN_SHARE * (light + others)) & (usable > MIN_SHARE * whole)
         theirs, expected = (_unweighted(weight * part, u, v, sigma2) for part in (clean, model))
-        ellipse = _ellipses(psf, stars)
+        ellipse = _ellipses(psf, stars, frame.exposure.shape)
         scale = np.sqrt(_determinant(ellipse) / _determinant(expected))[:, None]
     return np.where(is_alone[:, None], ellipse + scale * (theirs - expected), np.nan)
 
@@ -244,16 +250,20 @@ def _inverted(matrix: F64) -> F64:
     return np.asarray(matrix[:, [1, 0, 2]] * [1, 1, -1] / _determinant(matrix)[:, None])
 
 
-def _ellipses(psf: EPSF, stars: Sources) -> F64:
-    """Return the variances of the half-maximum ellipse of the PSF at each star, (n, 3) (pix^2)."""
-    major, minor, angle = (
-        np.array([psf.at(x, y).moments for x, y in zip(stars.x, stars.y, strict=True)]).reshape(-1, 3).T
-    )
+def _ellipses(psf: EPSF, stars: Sources, shape: tuple[int, int]) -> F64:
+    """Return the variances of the half-maximum ellipse of the PSF at each star, (n, 3) (pix^2).
+
+    Those of a PSF that varies are linear between nodes on the image (ny, nx): a contour for each star would take long.
+    """
+    x, y = psf.field.nodes(shape)
+    grid = Grid(tuple(x.tolist()), tuple(y.tolist()))
+    major, minor, angle = np.array([psf.at(*place).moments for place in grid.places]).T
     a, b, phi = (major / 4) ** 2, (minor / 4) ** 2, np.radians(2 * angle)
-    return np.stack(
+    at_nodes = np.stack(
         [(a + b + (a - b) * np.cos(phi)) / 2, (a + b - (a - b) * np.cos(phi)) / 2, (a - b) * np.sin(phi) / 2],
         1,
     )
+    return np.asarray(grid.basis(stars.x, stars.y) @ at_nodes)
 
 
 def _medians(shapes: F64, cell: I64, cells: tuple[int, int], shape: tuple[int, int]) -> PsfMap:

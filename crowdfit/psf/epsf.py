@@ -1,9 +1,11 @@
 """The PSF in the one form that kernels know: an oversampled table that may vary over the field.
 
 A stamp is ``stamp(x, y) = sum_k b_k(x, y) cube_k``; a constant PSF has one plane and b = 1, so constant,
-polynomial and gridded PSFs are one code path. The table holds the *effective* PSF, pixel response included,
-in units of flux fraction per native pixel; the plane that carries the flux sums to 1 over its full extent
-whatever the sub-pixel position, and every flux in crowdfit refers to that sum (P036).
+polynomial and gridded PSFs are one code path (`crowdfit.psf.field` has the b_k). The table holds the *effective*
+PSF, pixel response included, in units of flux fraction per native pixel; it sums to 1 over its full extent whatever
+the position on the field and in the pixel, and every flux in crowdfit refers to that sum (P036).
+
+What describes the PSF in one number (width, centroid, effective area) describes it at the middle of the field.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from scipy.ndimage import shift, spline_filter, zoom
 
 from crowdfit._kernels.stamps import fill_window
 from crowdfit.errors import InputError
+from crowdfit.psf.field import Constant, Field
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -29,17 +32,28 @@ class EPSF:
     ----------
     cube : ndarray (n_basis, sy, sx) float64
         Samples every ``1 / oversample`` pixel, square, a whole number of pixels on either side of the centre at
-        ``[sy // 2, sx // 2]``; value per native pixel. Plane 0 belongs to the constant basis function.
+        ``[sy // 2, sx // 2]``; value per native pixel.
     oversample : int
         Samples per native pixel.
-    origin, scale : tuple of float
-        Field position (x, y) where the polynomial basis is centred, and its unit length (pix).
+    field : Constant, Polynomial or Grid
+        How the planes mix at a position on the field.
+
+    Raises
+    ------
+    InputError
+        The field needs another number of planes.
     """
 
     cube: F64
     oversample: int
-    origin: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
+    field: Field = Constant()
+
+    def __post_init__(self) -> None:
+        """Refuse planes that the field does not know how to mix."""
+        if len(self.cube) != self.field.n_basis:
+            raise InputError(
+                f"psf: {len(self.cube)} planes are refused; {self.field} mixes {self.field.n_basis}"
+            )
 
     @classmethod
     def from_samples(cls, samples: ArrayLike, oversample: int = 1, *, normalize: bool = True) -> "EPSF":
@@ -70,14 +84,39 @@ class EPSF:
         total = table.sum() / oversample**2
         if not total > 0:
             raise InputError(f"psf: the sum is {total:g}; it must be positive")
-        half = -(-(max(table.shape) // 2) // oversample) * oversample
-        square = np.pad(table, [(half - n // 2, half - n // 2) for n in table.shape])
-        return cls(square[np.newaxis] / (total if normalize else 1.0), int(oversample))
+        square = _squared(table[np.newaxis], oversample)
+        return cls(square / (total if normalize else 1.0), int(oversample))
+
+    @classmethod
+    def from_planes(cls, planes: ArrayLike, oversample: int, field: Field) -> "EPSF":
+        """Return a PSF that varies over the field from its tables, scaled so that it sums to 1 at every position.
+
+        Parameters
+        ----------
+        planes : array_like (n_basis, sy, sx)
+            Odd sizes, centred on the middle sample.
+        oversample : int
+            Samples per native pixel.
+        field : Constant, Polynomial or Grid
+            How the planes mix.
+
+        Raises
+        ------
+        InputError
+            Not 3-D, even-sized, not finite, not the number of planes that the field needs, or a sum that is not
+            positive somewhere on the field.
+        """
+        tables = np.array(planes, np.float64)
+        if tables.ndim != 3 or tables.shape[1] % 2 == 0 or tables.shape[2] % 2 == 0:
+            raise InputError(f"psf: shape {tables.shape} is refused; give planes with odd sizes, centred")
+        if not np.isfinite(tables).all():
+            raise InputError("psf: the planes hold NaN or infinite values; fill them first")
+        return cls(_squared(tables, oversample), int(oversample), field).normalized()
 
     @cached_property
-    def order(self) -> int:
-        """Degree of the polynomial basis; 0 is a constant PSF."""
-        return int(round((np.sqrt(8 * len(self.cube) + 1) - 3) / 2))
+    def middle(self) -> "EPSF":
+        """The constant PSF that holds at the middle of the field."""
+        return self.at(*self.field.middle)
 
     @cached_property
     def radius(self) -> int:
@@ -109,17 +148,16 @@ class EPSF:
         return out
 
     def basis(self, x: ArrayLike, y: ArrayLike) -> F64:
-        """Return the basis functions at positions (x, y), shape (n, n_basis): 1, u, v, u^2, uv, v^2, ..."""
-        u = (np.atleast_1d(np.asarray(x, np.float64)) - self.origin[0]) / self.scale[0]
-        v = (np.atleast_1d(np.asarray(y, np.float64)) - self.origin[1]) / self.scale[1]
-        terms = [u ** (n - j) * v**j for n in range(self.order + 1) for j in range(n + 1)]
-        return np.ascontiguousarray(np.stack(terms, axis=1), np.float64)
+        """Return the weights of the planes at positions (x, y), (n, n_basis)."""
+        return self.field.basis(x, y)
 
     def at(self, x: float, y: float) -> "EPSF":
         """Return the constant PSF that holds at the field position (x, y)."""
         if len(self.cube) == 1:
             return self
-        return EPSF(np.tensordot(self.basis(x, y)[0], self.cube, 1)[np.newaxis], self.oversample)
+        weights = self.basis(x, y)[0]
+        used = np.flatnonzero(weights)
+        return EPSF(np.tensordot(weights[used], self.cube[used], 1)[np.newaxis], self.oversample)
 
     def stamp(self, x: float, y: float, size: int | None = None) -> F32:
         """Return the PSF of a star at (x, y) on the `size` x `size` pixels around its nearest pixel."""
@@ -137,9 +175,8 @@ class EPSF:
         return np.asarray(np.pad(out, ((0, 0), (pad, pad), (pad, pad))))
 
     def native(self, size: int | None = None) -> F32:
-        """Return the centred stamp at detector sampling, at the origin of the field."""
-        x, y = self.origin
-        return self.stamp(float(round(x)), float(round(y)), size)
+        """Return the centred stamp at detector sampling, at the middle of the field."""
+        return self.middle.stamp(0.0, 0.0, size)
 
     @cached_property
     def moments(self) -> tuple[float, float, float]:
@@ -150,7 +187,7 @@ class EPSF:
         """
         s = self.oversample
         fine = 4 if s >= 3 else 8
-        table = self.cube[0]
+        table = self.middle.cube[0]
         c, reach = table.shape[0] // 2, int(np.ceil(2 * s + 1.5 * self.rough_fwhm * s))
         cut = table[max(c - reach, 0) : c + reach + 1, max(c - reach, 0) : c + reach + 1]
         big = zoom(
@@ -168,7 +205,7 @@ class EPSF:
     @cached_property
     def rough_fwhm(self) -> float:
         """Width from the number of samples above half the peak (pix)."""
-        table = self.cube[0]
+        table = self.middle.cube[0]
         return float(2 * np.sqrt(np.sum(table > table.max() / 2) / np.pi) / self.oversample)
 
     @cached_property
@@ -197,9 +234,11 @@ class EPSF:
     def envelope(self) -> F64:
         """Largest absolute value of the PSF at or beyond each whole-pixel radius, (radius + 1,).
 
-        The azimuthal maximum and not the mean, so that spikes count.
+        The azimuthal maximum and not the mean, so that spikes count; and the maximum over the field.
         """
-        table = np.abs(self.cube).max(axis=0)
+        table = np.zeros_like(self.middle.cube[0])
+        for x, y in self.field.places:
+            np.maximum(table, np.abs(self.at(x, y).cube[0]), out=table)
         yy, xx = np.indices(table.shape) - table.shape[0] // 2
         ring = np.minimum(np.hypot(xx, yy) / self.oversample, self.radius).astype(int)
         peak = np.zeros(self.radius + 1)
@@ -224,14 +263,14 @@ class EPSF:
         return np.asarray(np.clip(reach, min(smallest, self.radius), self.radius), np.int64)
 
     def centroid(self) -> tuple[float, float]:
-        """Return the centroid (x, y) of the core, plane 0, relative to the middle sample (pix).
+        """Return the centroid (x, y) of the core at the middle of the field, relative to the middle sample (pix).
 
         A Gaussian window of the PSF's own width, moved until it sits on the centroid (Bertin's windowed
         position), so that wings and noise far out do not matter.
         """
         s, middle = self.oversample, self.cube.shape[1] // 2
         half = min(int(np.ceil(2.5 * self.fwhm * s)), middle)
-        table = self.cube[0, middle - half : middle + half + 1, middle - half : middle + half + 1]
+        table = self.middle.cube[0, middle - half : middle + half + 1, middle - half : middle + half + 1]
         grid = np.arange(-half, half + 1) / s
         xx, yy = np.meshgrid(grid, grid)
         sigma2 = (self.fwhm / 2.3548) ** 2
@@ -246,13 +285,42 @@ class EPSF:
         return float(x), float(y)
 
     def recentred(self) -> tuple["EPSF", tuple[float, float]]:
-        """Return the PSF shifted so that its core is centred, and the centroid (x, y) it had (pix)."""
+        """Return the PSF shifted so that its core is centred, and the centroid (x, y) it had (pix).
+
+        A PSF that varies moves by the same step everywhere: what it moves by from place to place is its own.
+        """
         x, y = self.centroid()
         step = (0.0, -y * self.oversample, -x * self.oversample)
         moved = shift(self.cube, step, order=3, mode="constant") if np.hypot(x, y) > 1e-5 else self.cube
-        total = moved[0].sum() / self.oversample**2
-        return self.with_cube(moved / total), (x, y)
+        return self.with_cube(moved).normalized(), (x, y)
+
+    def normalized(self) -> "EPSF":
+        """Return the PSF that sums to 1 at every position on the field.
+
+        The table of each place is divided by its sum, and the result is put back into the form of the field by least
+        squares; the sum is then 1 everywhere, because the constant 1 is within every form.
+
+        Raises
+        ------
+        InputError
+            The sum is not positive somewhere on the field.
+        """
+        sums = np.array([plane.sum() for plane in self.cube]) / self.oversample**2
+        weights = self.basis(*self.field.places.T)
+        totals = weights @ sums
+        if not np.all(totals > 0):
+            raise InputError(f"psf: the sum is {totals.min():g} somewhere on the field; it must be positive")
+        if len(sums) == 1:
+            return self.with_cube(self.cube / sums[0])
+        mixing = np.linalg.pinv(weights) @ (weights / totals[:, np.newaxis])
+        return self.with_cube(np.tensordot(mixing, self.cube, 1))
 
     def with_cube(self, cube: F64) -> "EPSF":
         """Return the same PSF with another table."""
         return replace(self, cube=cube)
+
+
+def _squared(tables: F64, oversample: int) -> F64:
+    """Return odd-sized tables (n, sy, sx) as squares that end on a whole pixel, zeros where they were shorter."""
+    half = -(-(max(tables.shape[1:]) // 2) // oversample) * oversample
+    return np.pad(tables, [(0, 0), *((half - n // 2, half - n // 2) for n in tables.shape[1:])])

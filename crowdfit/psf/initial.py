@@ -6,6 +6,7 @@ the seeing. Widths are those of pixel-integrated PSFs, so that undersampled imag
 
 import logging
 from dataclasses import dataclass as plain
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure, Image
 from crowdfit.psf.analytic import moffat
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.readers import read_psf_image
+from crowdfit.psf.readers import read_psf
 from crowdfit.stages.base import STRICT
 
 log = logging.getLogger(__name__)
@@ -94,17 +95,34 @@ def _fineness(fwhm: float) -> int:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GivenPsf:
-    """A PSF read from a FITS image; `psf_update` decides whether it is held fixed or refined."""
+    """A PSF read from a file (`crowdfit.psf.readers`); `psf_update` decides whether it is held fixed or refined.
+
+    One that varies over the field can only be held.
+    """
 
     kind: Literal["file"] = "file"
-    path: Path = Field(description="FITS image of the PSF, odd-sized")
+    path: Path = Field(
+        description="FITS image, STDPSF or STPSF grid, STPSF calculation, or PSFEx model; known by its content"
+    )
     oversample: int | None = Field(
-        default=None, ge=1, le=20, description="samples per pixel; null reads OVERSAMP, else 1"
+        default=None, ge=1, le=20, description="samples per pixel; null reads it from the file, else 1"
+    )
+    detector: int | str | None = Field(
+        default=None, description="which detector of a file that holds several, by number or name"
+    )
+    recentre: bool | None = Field(
+        default=None, description="move the centroid to the middle sample; null: plain images only"
+    )
+    first_pixel: tuple[float, float] = Field(
+        default=(0.0, 0.0),
+        description="detector column and row, from 0, of the first pixel of the image: of subarrays and cutouts",
     )
 
     def __call__(self, exposure: Exposure) -> EPSF:
         """Return the PSF in the file."""
-        psf = read_psf_image(self.path, oversample=self.oversample)
+        psf = read_psf(self.path, oversample=self.oversample, detector=self.detector, recentre=self.recentre)
+        x, y = self.first_pixel
+        psf = replace(psf, field=psf.field.shifted(-x, -y))
         check_fits_image(psf, exposure, str(self.path))
         return psf
 

@@ -10,7 +10,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from crowdfit import __version__, flags
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame
-from crowdfit.photometry.psf_map import PsfMap
+from crowdfit.photometry.psf_map import PsfMap, missing_variation
 from crowdfit.report.psf import shape_text
 from crowdfit.stages.stop import STOP_REASONS
 from crowdfit.world import pixel_to_sky
@@ -160,7 +160,8 @@ class Verdict:
 def psf_verdict(frame: Frame, psf_map: PsfMap | None = None) -> Verdict:
     """Return how the PSF was made and whether it can be trusted, everywhere on the field too (P035, P037)."""
     quality = frame.psf_quality
-    varies = (psf_map.problem,) if psf_map is not None and psf_map.problem else ()
+    problem = "" if psf_map is None else missing_variation(frame.psf, psf_map)
+    varies = (problem,) if problem else ()
     if quality is None:
         return Verdict("The PSF is as it was given or first measured: no pass has changed it.", varies, "")
     verdict = (

@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.ndimage import binary_dilation, maximum_filter
 
-from crowdfit._kernels.filters import correlate, find_peaks, refine_peaks
+from crowdfit._kernels.filters import find_peaks, refine_peaks
 from crowdfit._kernels.neighbours import keep_strongest
 from crowdfit._kernels.score import score_companions, score_peaks
 from crowdfit.counts import least_snr
@@ -24,38 +24,19 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, Schedule, by_pass
+from crowdfit.stages.matched import field_filter, filter_kernel, matched_filter
 from crowdfit.stages.solve import shift_prior
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-FILTER_RADIUS = 1.5
-"""Half width of the matched filter (FWHM); holds over 99 % of the sum of P^2 for Gaussian and Moffat."""
-
-
 ANGLES = 8
 """Directions in which a companion is tried; half a step costs 8 % of its significance at 0.75 FWHM."""
 
 
-def filter_kernel(frame: Frame) -> F64:
-    """Return the central stamp of the PSF at the middle of the image, for correlation."""
-    half = max(int(np.ceil(FILTER_RADIUS * frame.psf.fwhm)), 1)
-    ny, nx = frame.exposure.shape
-    return frame.psf.stamp(nx // 2, ny // 2, 2 * half + 1).astype(np.float64)
-
-
-def matched_filter(image: Image, ivar: Image, psf: F64) -> Image:
-    """Return the PSF-matched significance, ``conv(I W, P) / sqrt(conv(W, P^2))``, 0 without usable pixels."""
-    top, norm = np.empty_like(image), np.empty_like(image)
-    correlate(image * ivar, psf, top)
-    correlate(ivar, psf**2, norm)
-    floor = 1e-4 * float(norm.max(initial=0.0))
-    return np.where(norm > floor, top / np.sqrt(np.maximum(norm, max(floor, 1e-38))), np.float32(0))
-
-
 def significance(frame: Frame) -> Image:
     """Return the PSF-matched significance of the residual of a frame (sigma), noise without model error."""
-    return matched_filter(frame.resid, frame.fit_ivar, filter_kernel(frame))
+    return matched_filter(frame.resid, frame.fit_ivar, field_filter(frame))
 
 
 def model_error(frame: Frame, least: float = 0.0) -> float:
@@ -167,7 +148,7 @@ class ScoreDetect:
         nsigma = least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity)
         error = model_error(frame, 0.005) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
-        signif = matched_filter(frame.resid, ivar, filter_kernel(frame))
+        signif = matched_filter(frame.resid, ivar, field_filter(frame))
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
         x, y = refined(signif, rows, cols)
         score = self._score(frame, sources, np.sqrt(ivar), x, y)
@@ -239,8 +220,7 @@ def allowed_pixels(frame: Frame, pass_no: int, least_qf: float = 0.3) -> Mask:
     good = frame.exposure.good
     if good.all():
         return good
-    psf, share = filter_kernel(frame), np.empty(good.shape, np.float32)
-    correlate(good.astype(np.float32), psf / psf.sum(), share)
+    share = field_filter(frame).shares().correlate(good.astype(np.float32))
     allowed = good | (share > least_qf)
     return allowed | frame.exposure.saturated if pass_no == 0 else allowed
 
@@ -276,7 +256,7 @@ class CrowdsourceDetect:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return the new stars, with start fluxes."""
         (frame,) = frames
-        psf = filter_kernel(frame)
+        psf = field_filter(frame)
         ivar = softened_ivar(frame, self.model_error)
         signif = matched_filter(frame.resid, ivar, psf)
         known = matched_filter(frame.model, ivar, psf)
@@ -310,7 +290,10 @@ class CrowdsourceDetect:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SepDetect:
-    """SEP's extraction with multi-threshold deblending on the residual."""
+    """SEP's extraction with multi-threshold deblending on the residual.
+
+    SEP takes one filter for the whole image: that of the PSF in its middle.
+    """
 
     kind: Literal["sep"] = "sep"
     nsigma: Schedule = Field(
@@ -363,7 +346,7 @@ class SepDetect:
                 "detect.sub_objects or detect.pixel_stack, or the threshold detect.nsigma"
             ) from problem
         at = (np.array(found["ycpeak"], np.int64), np.array(found["xcpeak"], np.int64))
-        signif = matched_filter(frame.resid, ivar, kernel)
+        signif = matched_filter(frame.resid, ivar, field_filter(frame))
         x, y = refined(signif, *at)
         flux = signif[at] * frame.isolated_error(np.zeros(1))
         apart = far_from(sources, x, y, self.spacing * frame.psf.fwhm) & (flux > 0)

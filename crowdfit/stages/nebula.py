@@ -28,7 +28,7 @@ from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.stages.detect import filter_kernel, matched_filter
+from crowdfit.stages.matched import Filter, field_filter, filter_kernel, matched_filter
 from crowdfit.stages.sky import (
     LEAST_PIXELS,
     MeshSky,
@@ -112,7 +112,7 @@ class NebulaSky:
             weight = np.where(self._starless(guess, fitted), self._weight(guess, fitted), np.float32(0))
             fitted = self._fit(wide, weight)
             guess = wide.with_(sky=wide.sky + fitted.total)
-        scatter = self._scatter(guess, fitted, filter_kernel(guess))
+        scatter = self._scatter(guess, fitted, field_filter(guess))
         least = np.minimum(scatter, np.sqrt(1 + fitted.excess)) / (1 - fitted.taken)
         return guess.with_(structure=np.sqrt(variance_for(guess, np.asarray(least, np.float32))))
 
@@ -130,7 +130,7 @@ class NebulaSky:
         look away from where it is needed.
         """
         ivar = frame.exposure.fit_ivar(frame.model)
-        structure = variance_for(frame, self._scatter(frame, fitted, filter_kernel(frame)))
+        structure = variance_for(frame, self._scatter(frame, fitted, field_filter(frame)))
         doubt = np.square(self.doubt * frame.model) * ivar
         return np.asarray(ivar / (1 + doubt / (1 + ivar * structure)), np.float32)
 
@@ -147,7 +147,7 @@ class NebulaSky:
         scatter = np.maximum(self._scatter(frame, fitted, kernel), 1)
         return np.asarray(frame.exposure.good & (signif < self.clip * scatter))
 
-    def _scatter(self, frame: Frame, fitted: Fitted, kernel: F64) -> Image:
+    def _scatter(self, frame: Frame, fitted: Fitted, kernel: Filter) -> Image:
         """Return the local scatter of the significance of the residual for stars of the shape of `kernel`.
 
         Its level is measured in cells; within a cell it follows the power of the finest surface, since

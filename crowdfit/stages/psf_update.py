@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from crowdfit import flags
 from crowdfit._kernels import measure
+from crowdfit.errors import InputError
 from crowdfit.exposure import Image
 from crowdfit.frame import Frame, Frames, PsfQuality
 from crowdfit.psf.empirical import StarPixels, refit, resampled
@@ -109,6 +110,7 @@ class EmpiricalPsf:
             return frames, sources
         if frame.psf_quality is not None and frame.psf_quality.change < self.settled:
             return frames, sources
+        refuse_varying(frame.psf)
         choice = self.choose(frame, sources)
         chosen = np.zeros(len(sources), bool)
         chosen[choice.index] = True
@@ -271,6 +273,21 @@ class FixedPsf:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return frames and sources as they are."""
         return frames, sources
+
+
+def refuse_varying(psf: EPSF) -> None:
+    """Refuse a PSF that `EmpiricalPsf` cannot refine.
+
+    Raises
+    ------
+    InputError
+        It varies over the field.
+    """
+    if len(psf.cube) > 1:
+        raise InputError(
+            f"psf: it varies over the field ({len(psf.cube)} planes), and psf_update.kind 'empirical' refines constant "
+            "PSFs only; set psf_update.kind=none to hold it as it is, or give that of one place, EPSF.at(x, y)"
+        )
 
 
 def change_of(old: EPSF, new: EPSF) -> float:

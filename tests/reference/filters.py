@@ -21,6 +21,27 @@ def correlate_row(image, psf, r):
     return correlate(image, psf)[r]
 
 
+def add_blended_row(first, step, share, row, out):
+    return out + (first + step * share) * np.asarray(row, float)
+
+
+def correlate_field(image, psfs, cols, share_x, low, share_y):
+    """Return the image correlated with each node's filter, mixed bilinearly at every pixel."""
+    maps = np.array([[correlate(image, psf) for psf in row] for row in psfs])
+    col = np.arange(image.shape[1])
+    left = np.searchsorted(cols[1:], col, side="right")
+    rows = (1 - share_y)[:, None, None] * np.moveaxis(maps, 2, 0)[np.arange(len(low)), low].swapaxes(1, 2)
+    rows = rows + share_y[:, None, None] * np.moveaxis(maps, 2, 0)[np.arange(len(low)), low + 1].swapaxes(
+        1, 2
+    )
+    return (1 - share_x) * rows[:, col, left] + share_x * rows[:, col, left + 1]
+
+
+def correlate_field_row(image, psfs, cols, share_x, low, share_y, r):
+    ny = image.shape[0]
+    return correlate_field(image, psfs, cols, share_x, np.full(ny, low), np.full(ny, share_y))[r]
+
+
 def find_peaks(image, usable, threshold):
     """Return rows and columns of the peaks; of equal pixels that touch, the first in reading order."""
     ny, nx = image.shape

@@ -6,6 +6,7 @@ import numpy as np
 
 from crowdfit.psf.analytic import gaussian
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Polynomial
 
 ORDERS = (0, 1, 2)
 """Degrees of the polynomial PSF: 1, 3 and 6 basis functions."""
@@ -18,7 +19,7 @@ def varying_psf(order, *, fwhm=2.4, oversample=3, radius=8, shape=(40, 44)):
     planes = [size * (np.roll(base, step, axis) - base) for step, axis, size in steps]
     n_basis = (order + 1) * (order + 2) // 2
     middle = (shape[1] / 2, shape[0] / 2)
-    return EPSF(np.array([base, *planes][:n_basis]), oversample, origin=middle, scale=middle)
+    return EPSF(np.array([base, *planes][:n_basis]), oversample, Polynomial(order, middle, middle))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,104 @@
+"""A PSF that varies over the field, given and held, through the whole fit (P034, P040, C039)."""
+
+import numpy as np
+import pytest
+
+from crowdfit import EPSF, fit_image
+from crowdfit.cli import main
+from crowdfit.errors import InputError
+from crowdfit.io.tables import read_catalog
+from crowdfit.job import DONE
+from crowdfit.match import match_positions
+from crowdfit.psf.analytic import gaussian
+from crowdfit.psf.field import Polynomial
+from crowdfit.psf.stored import psf_hdu
+from crowdfit.simulate import named_scene, simulate
+
+pytestmark = pytest.mark.slow
+
+CELLS = 4
+
+
+@pytest.fixture(scope="module")
+def field():
+    """Return a field whose FWHM varies by 10 % to either side and whose corners are elongated by 0.1."""
+    scene = named_scene(
+        "sparse", ny=512, nx=512, n_stars=1200, flux_min=5000.0, flux_max=3e5, wing_fraction=0.0,
+        fwhm_gradient=0.2, ellipticity_bowl=0.1, dead_columns=1, saturation=None, seed=5,
+    )  # fmt: skip
+    return simulate(scene)
+
+
+def offsets(field, result):
+    """Return magnitude errors of the stars above S/N 50 that were found, and the cell of the field each is in."""
+    truth, found = field.truth, result.catalog
+    # of blends within 1.5 FWHM the split is uncertain, whatever the PSF
+    alone = np.array([np.sort(np.hypot(truth["x"] - x, truth["y"] - y))[1] > 6.3 for x, y in truth["x", "y"]])
+    both = match_positions((truth["x"], truth["y"]), (found["x"].value, found["y"].value), 1.0)
+    flux, error = found["flux"].value[both.second], found["flux_err"].value[both.second]
+    star = both.first
+    inside = (np.abs(truth["x"] - 255.5) < 250) & (np.abs(truth["y"] - 255.5) < 250)
+    used = alone[star] & inside[star] & (flux > 50 * error)
+    step = -2.5 * np.log10(flux / truth["flux"][star])
+    cell = (truth["y"][star] // 128).astype(int) * CELLS + (truth["x"][star] // 128).astype(int)
+    return np.asarray(step[used]), np.asarray(cell[used])
+
+
+def bias_over_field(field, result):
+    """Return the rms of the median flux error in a 4 x 4 grid (mag)."""
+    step, cell = offsets(field, result)
+    medians = [np.median(step[cell == k]) for k in range(CELLS**2)]
+    return float(np.sqrt(np.mean(np.square(medians))))
+
+
+def test_fluxes_are_the_same_all_over_the_field(field):
+    """With the true PSF the bias stays within 3 mmag; with that of the middle it is tens of mmag."""
+    result = fit_image(field.exposure, psf=field.psf, psf_update__kind="none")
+    assert result.psf is field.psf
+    assert bias_over_field(field, result) < 0.003
+    assert result.frame.chi == pytest.approx(1, abs=0.03)
+    step, _ = offsets(field, result)
+    assert len(step) > 400
+    constant = fit_image(field.exposure, psf=field.psf.middle, psf_update__kind="none", stop__max_passes=3)
+    assert bias_over_field(field, constant) > 0.02
+    # false pieces of stars whose PSF is wrong
+    assert len(result.catalog) < len(constant.catalog)
+
+
+def test_held_psf_is_not_said_to_be_missing(field, caplog):
+    """The map of the field shows that the stars vary; where the PSF varies with them that is no problem."""
+    settings = {"psf_update__kind": "none", "stop__max_passes": 2}
+    fit_image(field.exposure, psf=field.psf, **settings)
+    assert "one PSF is fitted" not in caplog.text
+    fit_image(field.exposure, psf=field.psf.middle, **settings)
+    assert "one PSF is fitted" in caplog.text
+
+
+def test_refining_is_refused_before_the_fit():
+    planes = np.concatenate([gaussian(3.0, radius=12).cube, np.zeros((2, 97, 97))])
+    psf = EPSF.from_planes(planes, 4, Polynomial(1, (20.0, 20.0), (20.0, 20.0)))
+    with pytest.raises(InputError, match=r"psf: it varies over the field \(3 planes\).*psf_update.kind=none"):
+        fit_image(np.eye(40) + 1, psf=psf)
+
+
+@pytest.mark.parametrize("way", ["argument", "settings", "command"])
+def test_psf_file(tmp_path, way):
+    """A file gives the fit of the PSF that it holds, from Python, from settings and from the command line."""
+    scene = named_scene("demo", ny=100, nx=110, n_stars=100, fwhm=2.5, flux_max=2e4, fwhm_gradient=0.1)
+    made = simulate(scene)
+    psf = made.psf.with_cube(made.psf.cube.astype(np.float32).astype(float))
+    path, image = tmp_path / "psf.fits", made.write(tmp_path / "field.fits")
+    psf_hdu(psf).writeto(path)
+    cut = {"psf_update__kind": "none", "stop__max_passes": 2}
+    expected = fit_image(image, psf=psf, **cut).catalog
+    if way == "argument":
+        found = fit_image(image, psf=path, **cut).catalog
+    elif way == "settings":
+        found = fit_image(image, psf__kind="file", psf__path=str(path), **cut).catalog
+    else:
+        settings = ["psf.kind=file", f"psf.path={path}", "psf_update.kind=none", "stop.max_passes=2"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert main(["fit", str(image), "-o", str(tmp_path / "out"), *words]) == DONE
+        found = read_catalog(tmp_path / "out" / "field_catalog.fits")
+    assert len(found) > 15
+    np.testing.assert_array_equal(np.asarray(found["flux"]), np.asarray(expected["flux"]))

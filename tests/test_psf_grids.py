@@ -274,7 +274,7 @@ def test_cutout_of_a_detector(tmp_path):
 def test_cube_of_unknown_planes(tmp_path):
     fits.writeto(tmp_path / "c.fits", planes(17))
     with pytest.raises(
-        InputError, match=r"c.fits: shape \(6, 17, 17\) is refused: nothing says what its 6 planes are"
+        InputError, match=r"c.fits: psf: shape \(6, 17, 17\) is refused: nothing says what its 6 planes are"
     ):
         read_psf(tmp_path / "c.fits")
     fits.writeto(tmp_path / "d.fits", table(2.0, 17))

@@ -150,8 +150,8 @@ def _plain_psf(hdus: fits.HDUList, path: str | Path, oversample: int | None) -> 
         table = table[0]
     if table.ndim == 3:
         raise InputError(
-            f"{path}: shape {table.shape} is refused: nothing says what its {len(table)} planes are. Understood are "
-            "STDPSF (NXPSFS, NYPSFS), grids of STPSF (DET_YX0, ...), PSFEx models (PSF_MASK) and single planes"
+            f"{path}: psf: shape {table.shape} is refused: nothing says what its {len(table)} planes are. "
+            "Understood are STDPSF (NXPSFS, NYPSFS), STPSF grids (DET_YX0), PSFEx models (PSF_MASK), single planes"
         )
     factor = oversample if oversample is not None else _header_sampling(image.header, path)
     try:

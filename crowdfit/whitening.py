@@ -21,6 +21,7 @@ import scipy  # its submodules are imported when they are first used
 from numba import get_num_threads
 from numpy.typing import NDArray
 
+from crowdfit._kernels.filters import fill_share
 from crowdfit.exposure import Image
 from crowdfit.psf.epsf import EPSF
 
@@ -32,6 +33,8 @@ LEAST_RATIO = 0.05
 HALF_RATIO = 2.0
 """C / N that is halved. Fewer undetected stars are single ones, which the fit of their neighbours and the search
 meet one by one; there the narrower PSF gathers noise and gives little."""
+LEAST_SHARE = 0.02
+"""Smallest share of the unfiltered PSF that is mixed in."""
 REACH = 2.0
 """Half width of the filter (FWHM); beyond it the filter is below a thousandth of its centre."""
 
@@ -95,7 +98,8 @@ class Whitened:
             return cls(resid, np.zeros_like(resid))
         around = scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest")
         share = unfiltered_share(whitening.ratio, around)
-        return cls(convolve(resid, kernel) * (1 - share) + resid * share, share)
+        filtered = convolve(resid, kernel)
+        return cls(filtered + share * (resid - filtered), share)
 
 
 def effective(ratio: float) -> float:
@@ -109,12 +113,11 @@ def unfiltered_share(ratio: float, brightness: Image) -> Image:
     """Return the share that gives scale zero the weight of the filter for C over the local noise.
 
     `brightness` is a mean over the width of the filter, which sees no noise of single pixels.
-    Shares below a fiftieth are set to 0: most pixels need no second PSF.
+    Shares below `LEAST_SHARE` are set to 0: most pixels need no second PSF.
     """
-    wanted = 1 / np.sqrt(1 + ratio / (1 + brightness))
-    lowest = 1 / np.sqrt(1 + ratio)
-    share = np.asarray((wanted - lowest) / (1 - lowest), np.float32)
-    return np.where(share > 0.02, share, np.float32(0))
+    share = np.empty_like(brightness)
+    fill_share(brightness, ratio, LEAST_SHARE, share)
+    return share
 
 
 def whitening_kernel(psf: EPSF, ratio: float) -> F64:

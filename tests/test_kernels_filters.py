@@ -138,3 +138,15 @@ def test_threads(same_bits):
         return [out]
 
     same_bits(work)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 7.0, 500.0])
+def test_share(ratio):
+    """0 where stars add nothing to the noise, 1 where they are all of it."""
+    brightness = (10 ** np.random.default_rng(3).uniform(-4, 6, (20, 23))).astype(np.float32)
+    brightness[0] = 0
+    share = np.full((20, 23), np.nan, np.float32)
+    kernels.fill_share(brightness, ratio, 0.02, share)
+    assert np.allclose(share, twins.fill_share(brightness, ratio, 0.02), rtol=EPS, atol=0)
+    assert not share[0].any()
+    assert share.max() == pytest.approx(1, abs=1e-3)

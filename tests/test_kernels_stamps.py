@@ -112,7 +112,10 @@ def test_blended_stamps(order):
         expected = twins.blend_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, share, out)
         kernels.blend_stamps(s.coef, s.basis, s.x, s.y, s.half, s.offset, share, out)
         assert np.all(np.abs(out - expected) < tolerance(s.psf)[..., 0])
-        assert kernels.largest(share, 1, 9, 2, 7) == twins.largest(share, 1, 9, 2, 7)
+        box = kernels.bounds_above_zero(share, 1, 9, 2, 7)
+        assert box == twins.bounds_above_zero(share, 1, 9, 2, 7) or (
+            box[0] == box[1] and not share[1:9, 2:7].any()
+        )
 
 
 @pytest.mark.parametrize("order", ORDERS)

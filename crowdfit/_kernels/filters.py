@@ -131,3 +131,17 @@ def refine_peaks(image, rows, cols, x, y):
             continue
         x[i] = c + min(0.5, max(-0.5, (hxy * gy - hyy * gx) / det))
         y[i] = r + min(0.5, max(-0.5, (hxy * gx - hxx * gy) / det))
+
+
+@tile_kernel
+def fill_share(brightness, ratio, least, share):
+    """Fill share (ny, nx) float32 as `crowdfit.whitening.unfiltered_share` says; 0 where it is not above `least`.
+
+    brightness : (ny, nx) float32; ratio : of the filter, above 0.
+    """
+    lowest = 1.0 / np.sqrt(1.0 + ratio)
+    for r in prange(share.shape[0]):
+        for c in range(share.shape[1]):
+            wanted = 1.0 / np.sqrt(1.0 + ratio / (1.0 + np.float64(brightness[r, c])))
+            value = (wanted - lowest) / (1.0 - lowest)
+            share[r, c] = np.float32(value) if value > least else np.float32(0)

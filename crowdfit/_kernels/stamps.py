@@ -199,25 +199,31 @@ def blend_stamps(coef, basis, x, y, half, offset, share, stamps):
         size = 2 * half[i] + 1
         row0, col0 = int(np.floor(y[i] + 0.5)) - half[i], int(np.floor(x[i] + 0.5)) - half[i]
         r0, r1, c0, c1 = max(row0, 0), min(row0 + size, ny), max(col0, 0), min(col0 + size, nx)
-        if r0 >= r1 or c0 >= c1 or not largest(share, r0, r1, c0, c1) > 0.0:
+        r0, r1, c0, c1 = bounds_above_zero(share, r0, r1, c0, c1)
+        if r0 >= r1:
             continue
-        other = np.empty((3, size, size), np.float32)
-        fill_window(coef, basis[i], x[i], y[i], col0, row0, other[0], other[1], other[2])
+        other = np.empty((3, r1 - r0, c1 - c0), np.float32)
+        fill_window(coef, basis[i], x[i], y[i], c0, r0, other[0], other[1], other[2])
         for r in range(r0, r1):
             at = offset[i] + (r - row0) * size - col0
             for k in range(3):
                 for c in range(c0, c1):
-                    stamps[k, at + c] += share[r, c] * (other[k, r - row0, c - col0] - stamps[k, at + c])
+                    stamps[k, at + c] += share[r, c] * (other[k, r - r0, c - c0] - stamps[k, at + c])
 
 
 @kernel
-def largest(image, r0, r1, c0, c1):
-    """Return the largest value of rows r0..r1-1 and columns c0..c1-1."""
-    value = image[r0, c0]
+def bounds_above_zero(image, r0, r1, c0, c1):
+    """Return first row, end row, first column and end column of the values above 0 in rows r0..r1-1, columns c0..c1-1.
+
+    With none of them the end row is the first.
+    """
+    top, bottom, left, right = r1, r0, c1, c0
     for r in range(r0, r1):
         for c in range(c0, c1):
-            value = max(value, image[r, c])
-    return value
+            if image[r, c] > 0.0:
+                top, bottom = min(top, r), r + 1
+                left, right = min(left, c), max(right, c + 1)
+    return min(top, bottom), bottom, left, right
 
 
 @tile_kernel
@@ -241,28 +247,33 @@ def mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps):
 
 @kernel
 def mask_one_stamp(coef, basis, x, y, half, offset, good, kernel, stamps):
-    """Take the light on masked pixels, after the filter, out of one stamp (see `mask_stamps`)."""
+    """Take the light on masked pixels of one stamp, after the filter, out of it (see `mask_stamps`)."""
     ny, nx = good.shape
     size, middle = 2 * half + 1, kernel.shape[0] // 2
-    reach = min(half + middle, coef.shape[3] // 2 - 2)
     col0, row0 = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half
-    light = np.empty((3, 1, 2 * reach + 1), np.float32)
-    first = col0 + half - reach
-    for row in range(row0 + half - reach, row0 + half + reach + 1):
-        filled = False
-        for c in range(2 * reach + 1):
-            col = first + c
-            if 0 <= row < ny and 0 <= col < nx and good[row, col]:
+    light = np.empty((3, size), np.float32)
+    for row in range(row0, row0 + size):
+        on_image = 0 <= row < ny
+        c0, c1 = col0 + size, col0
+        for col in range(col0, col0 + size):
+            if not (on_image and 0 <= col < nx and good[row, col]):
+                c0, c1 = min(c0, col), col + 1
+        if c0 >= c1:
+            continue
+        n = c1 - c0
+        fill_window(
+            coef, basis, x, y, c0, row,
+            light[0, :n].reshape((1, n)), light[1, :n].reshape((1, n)), light[2, :n].reshape((1, n)),
+        )  # fmt: skip
+        for col in range(c0, c1):
+            if on_image and 0 <= col < nx and good[row, col]:
                 continue
-            if not filled:
-                fill_window(coef, basis, x, y, first, row, light[0], light[1], light[2])
-                filled = True
             a, b = max(col - middle, col0), min(col + middle + 1, col0 + size)
             for r in range(max(row - middle, row0), min(row + middle + 1, row0 + size)):
                 line = kernel[r - row + middle, a - col + middle : b - col + middle]
                 at = offset + (r - row0) * size + a - col0
                 for k in range(3):
-                    take_away(light[k, 0, c], line, stamps[k, at : at + b - a])
+                    take_away(light[k, col - c0], line, stamps[k, at : at + b - a])
 
 
 @kernel

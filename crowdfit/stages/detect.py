@@ -12,7 +12,7 @@ import sep
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.ndimage import binary_dilation, maximum_filter
+from scipy.ndimage import binary_dilation
 
 from crowdfit._kernels.filters import find_peaks, refine_peaks
 from crowdfit._kernels.neighbours import keep_strongest
@@ -62,6 +62,18 @@ def peaks_above(image: Image, usable: Mask, threshold: float) -> tuple[I64, I64]
     rows, cols = np.empty(image.size // 4 + 1, np.int64), np.empty(image.size // 4 + 1, np.int64)
     n = min(find_peaks(image, usable, threshold, rows, cols), len(rows))
     return rows[:n].copy(), cols[:n].copy()
+
+
+def highest_around(image: Image, rows: I64, cols: I64, reach: int) -> F64:
+    """Return the highest value of `image` within `reach` pixels of each place along both axes, (n,)."""
+    ny, nx = image.shape
+    highest = np.full(len(rows), -np.inf)
+    for dr in range(-reach, reach + 1):
+        for dc in range(-reach, reach + 1):
+            np.maximum(
+                highest, image[np.clip(rows + dr, 0, ny - 1), np.clip(cols + dc, 0, nx - 1)], out=highest
+            )
+    return highest
 
 
 def refined(image: Image, rows: I64, cols: I64) -> tuple[F64, F64]:
@@ -172,14 +184,15 @@ class ScoreDetect:
         map `signif` (ny, nx) shows next to nothing around a star there is nothing to gather.
         """
         psf, (ny, nx) = frame.psf, frame.exposure.shape
-        farthest = int(np.ceil(max(self.companion_radii) * psf.fwhm))
-        around = maximum_filter(signif, 2 * farthest + 1, mode="nearest")
         # stars that no solve has seen yet have no error
         snr = sources.flux / np.maximum(frame.plain_error(sources), frame.isolated_error(np.zeros(1)))
         at = frame.nearest_pixel(sources)
         limit = nsigma[at] * np.hypot(1, error * snr)
-        tested = (snr > 3 * limit) & (around[at] > self.candidate * limit)
-        which, limit = np.flatnonzero(tested), limit[tested]
+        which = np.flatnonzero(snr > 3 * limit)
+        farthest = int(np.ceil(max(self.companion_radii) * psf.fwhm))
+        around = highest_around(signif, at[0][which], at[1][which], farthest)
+        which = which[around > self.candidate * limit[which]]
+        limit = limit[which]
         result = np.zeros((len(which), 4))
         radius, angle = np.meshgrid(
             np.array(self.companion_radii) * psf.fwhm, np.arange(ANGLES) * 2 * np.pi / ANGLES

@@ -64,3 +64,10 @@ def refine_peaks(image, rows, cols):
         if np.linalg.eigvalsh(hessian).max() < 0:
             out[:, k] += np.clip(np.linalg.solve(hessian, [-slope_x, -slope_y]), -0.5, 0.5)
     return out
+
+
+def fill_share(brightness, ratio, least):
+    """Return the share of the unfiltered residual that gives large scales the weight for C over the local noise."""
+    weights = 1 / np.sqrt(1 + ratio / (1 + np.asarray(brightness, float)))
+    share = (weights - 1 / np.sqrt(1 + ratio)) / (1 - 1 / np.sqrt(1 + ratio))
+    return np.where(share > least, share, 0)

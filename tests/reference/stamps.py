@@ -102,8 +102,12 @@ def blend_stamps(coef, basis, x, y, half, offset, share, stamps):
     return out
 
 
-def largest(image, r0, r1, c0, c1):
-    return np.max(image[r0:r1, c0:c1])
+def bounds_above_zero(image, r0, r1, c0, c1):
+    """Return the box (r0, r1, c0, c1) of what is above 0, None if nothing is."""
+    rows, cols = np.nonzero(image[r0:r1, c0:c1] > 0)
+    if not rows.size:
+        return None
+    return r0 + rows.min(), r0 + rows.max() + 1, c0 + cols.min(), c0 + cols.max() + 1
 
 
 def take_away(factor, line, out):
@@ -112,15 +116,13 @@ def take_away(factor, line, out):
 
 def mask_one_stamp(coef, basis, x, y, half, good, kernel, stamp):
     """Return (3, n, n) without what the filter carries there from masked pixels and from beyond the image."""
-    wide = half + kernel.shape[0] // 2
-    rows, cols = nearest(y) + np.arange(-wide, wide + 1), nearest(x) + np.arange(-wide, wide + 1)
+    rows, cols = nearest(y) + np.arange(-half, half + 1), nearest(x) + np.arange(-half, half + 1)
     bad = np.ones((len(rows), len(cols)), bool)
     ny, nx = good.shape
     on = np.ix_((rows >= 0) & (rows < ny), (cols >= 0) & (cols < nx))
     bad[on] = ~good[np.ix_(rows[(rows >= 0) & (rows < ny)], cols[(cols >= 0) & (cols < nx)])]
     light = at_pixels(coef, basis, x, y, cols, rows) * bad
-    cut = np.s_[wide - half : wide + half + 1]
-    return stamp - np.array([convolve2d(plane, kernel, mode="same")[cut, cut] for plane in light])
+    return stamp - np.array([convolve2d(plane, kernel, mode="same") for plane in light])
 
 
 def mask_stamps(coef, basis, x, y, half, offset, good, box, kernel, stamps):

@@ -159,12 +159,14 @@ class TestLimit:
         moved = move(frame, stars, np.array([np.nan]), np.array([np.nan]), 2.0)
         assert (moved.x, moved.y) == (10, 20)
 
-    def test_stars_stay_on_the_image(self, frame):
+    def test_stars_stay_near_the_image(self, frame):
+        """Not farther off than one FWHM beyond the outermost pixels."""
         moved = move(
-            frame, Sources.at([0.2, 60.2], [60.0, 0.0]), np.array([-1.5, 1.5]), np.array([1.5, -1.5]), 9.0
+            frame, Sources.at([0.2, 60.2], [60.0, 0.0]), np.array([-5.5, 1.5]), np.array([1.5, -5.5]), 9.0
         )
-        assert moved.x == pytest.approx([-0.5, 60.5], abs=0.01)
-        assert moved.y == pytest.approx([60.5, -0.5], abs=0.01)
+        beyond = 0.499 + frame.psf.fwhm
+        assert moved.x == pytest.approx([-beyond, 61.7], abs=1e-9)
+        assert moved.y == pytest.approx([61.5, -beyond], abs=1e-9)
 
 
 def test_forced_positions_do_not_move(make_frame):

@@ -20,9 +20,12 @@ from crowdfit.stages.solve import Fit
 
 F64 = NDArray[np.float64]
 
+BEYOND = 1.0
+"""How far beyond the border a star may lie whose light reaches onto the image (FWHM)."""
+
 
 def move(frame: Frame, sources: Sources, step_x: F64, step_y: F64, limit: float) -> Sources:
-    """Return the stars moved by at most `limit` pixels, kept within half a pixel of the image.
+    """Return the stars moved by at most `limit` pixels, kept within `BEYOND` of the image.
 
     A step longer than the limit is shortened to it along its own direction and flagged `step_limit`.
     """
@@ -31,8 +34,9 @@ def move(frame: Frame, sources: Sources, step_x: F64, step_y: F64, limit: float)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(length > limit, limit / length, 1.0)
     ny, nx = frame.exposure.shape
-    x = np.clip(sources.x + step_x * scale, -0.499, nx - 0.501)
-    y = np.clip(sources.y + step_y * scale, -0.499, ny - 0.501)
+    beyond = 0.499 + BEYOND * frame.psf.fwhm
+    x = np.clip(sources.x + step_x * scale, -beyond, nx - 1 + beyond)
+    y = np.clip(sources.y + step_y * scale, -beyond, ny - 1 + beyond)
     return sources.changed(x=x, y=y).flagged("step_limit", length > limit)
 
 

@@ -30,6 +30,8 @@ from crowdfit.stages.solve import shift_prior
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+LEAST_ERROR = 0.002
+"""Fractional error of the model that is assumed where none is seen."""
 ANGLES = 8
 """Directions in which a companion is tried; half a step costs 8 % of its significance at 0.75 FWHM."""
 
@@ -158,7 +160,7 @@ class ScoreDetect:
         """Return the new stars, with start fluxes."""
         (frame,) = frames
         nsigma = least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity)
-        error = model_error(frame, 0.005) if self.model_error is None else self.model_error
+        error = model_error(frame, LEAST_ERROR) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
         signif = matched_filter(frame.resid, ivar, field_filter(frame))
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)

@@ -23,11 +23,12 @@ def robust_weight(ivar, resid, own, total, trust, clip):
 
 
 @inlined_kernel
-def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, vectors, sums):
+def add_star_to_table(coefs, basis, x, y, flux, reach, s, trust, clip, image, matrix, vectors, sums):
     """Add the equations ``resid + flux Q(u) = flux sum_j beta_j(u) t_j + c`` of one star, pixels within `reach`.
 
     image : model of all stars, residual and inverse variance, each (ny, nx) float32; trust, clip : see
-    `robust_weight`; coefs : tables of the present PSF and of Q, the part of it that is being replaced;
+    `robust_weight`; coefs : tables of the present PSF and of Q, the part of it that is being replaced; basis :
+    (n_basis,) float64, the weights of their planes at the star;
     matrix (g, g, 7, 7), vectors (2, g, g), sums (2,) float64: normal equations of the spline coefficients t on a
     grid of `s` knots per pixel, and of the constant c that all stars share: t with t, t with the right side and
     with c, c with the right side and with c.
@@ -42,8 +43,8 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, v
     shape = (r1 - r0, c1 - c0)
     p, q = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     first_pixel = np.int64(0)  # a bare 0 would be a literal, a type of its own to numba
-    add_window(coefs[0], np.ones(1), x - c0, y - r0, flux, first_pixel, c1 - c0, first_pixel, r1 - r0, p)
-    add_window(coefs[1], np.ones(1), x - c0, y - r0, flux, first_pixel, c1 - c0, first_pixel, r1 - r0, q)
+    add_window(coefs[0], basis, x - c0, y - r0, flux, first_pixel, c1 - c0, first_pixel, r1 - r0, p)
+    add_window(coefs[1], basis, x - c0, y - r0, flux, first_pixel, c1 - c0, first_pixel, r1 - r0, q)
     px, sx, wx, dx = np.empty(4, np.int64), np.empty(4, np.int64), np.empty(4), np.empty(4)
     py, sy, wy, dy = np.empty(4, np.int64), np.empty(4, np.int64), np.empty(4), np.empty(4)
     locate_taps(x - xc, s, px, sx, wx, dx)
@@ -75,19 +76,19 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, matrix, v
 
 
 @tile_kernel
-def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, matrices, vectors, sums):
-    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2), star i in part i % m.
+def accumulate_table(coefs, basis, x, y, flux, reach, s, trust, clip, image, part, matrices, vectors, sums):
+    """Fill matrices (m, g, g, 7, 7), vectors (m, 2, g, g) and sums (m, 2), star i in part[i].
 
-    reach : (n,) float64, how far out each star counts (pix). Threads share nothing, and the parts are random
-    shares of the stars.
+    basis : (n, n_basis) float64; reach : (n,) float64, how far out each star counts (pix); part : (n,) int64.
+    Threads share nothing.
     """
-    parts = matrices.shape[0]
-    for part in prange(parts):
-        for i in range(part, x.size, parts):
-            add_star_to_table(
-                coefs, x[i], y[i], flux[i], reach[i], s, trust, clip, image, matrices[part], vectors[part],
-                sums[part],
-            )  # fmt: skip
+    for p in prange(matrices.shape[0]):
+        for i in range(x.size):
+            if part[i] == p:
+                add_star_to_table(
+                    coefs, basis[i], x[i], y[i], flux[i], reach[i], s, trust, clip, image, matrices[p], vectors[p],
+                    sums[p],
+                )  # fmt: skip
 
 
 @inlined_kernel

@@ -20,6 +20,15 @@ USUAL = 1
 """Where the search among them starts."""
 
 
+_LAPLACE = np.array(
+    [[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, -4, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], float
+)
+BENDING = 36.0 * correlate(_LAPLACE, _LAPLACE, mode="constant")
+"""Prior precision of bending in units of the prior width: the squared Laplacian over half a FWHM. With eight samples
+per FWHM a smooth departure has a Laplacian of about a sixth of itself, hence the factor 36. On a grid of half the
+sampling that is a FWHM."""
+
+
 class TableEquations(NamedTuple):
     """Normal equations of the table's spline coefficients and of a constant under all stars.
 
@@ -84,12 +93,17 @@ class TableEquations(NamedTuple):
 
 def stencil_product(matrix: F64, coefs: F64) -> F64:
     """Return the product of a symmetric matrix in stencil form (g, g, 7, 7) with coefficients (g, g)."""
-    g = coefs.shape[0]
-    padded = np.pad(coefs, 3)
+    return np.asarray(stencil_products(matrix[np.newaxis], coefs[np.newaxis])[0])
+
+
+def stencil_products(matrices: F64, coefs: F64) -> F64:
+    """Return the products of symmetric matrices in stencil form (m, g, g, 7, 7) with coefficients (m, g, g)."""
+    g = coefs.shape[-1]
+    padded = np.pad(coefs, [(0, 0), (3, 3), (3, 3)])
     out = np.zeros_like(coefs)
     for i in range(7):
         for j in range(7):
-            out += matrix[:, :, i, j] * padded[i : i + g, j : j + g]
+            out += matrices[..., i, j] * padded[:, i : i + g, j : j + g]
     return out
 
 
@@ -114,13 +128,11 @@ def departure_shape(base: F64, s: int, half: int, knots: int, reach: float) -> F
 def scaled_stencil(matrix: F64, width: F64) -> F64:
     """Return data and prior precision in units of the prior width, (7, 7, g, g) by offset (dr, dc).
 
-    The prior precision is 1 plus the squared Laplacian over half a FWHM: with eight samples per FWHM a smooth
-    departure has a Laplacian of about a sixth of itself, hence the factor 36. On the coarse grid that is a FWHM.
+    The prior precision is 1 plus that of bending.
     """
     planes = np.ascontiguousarray(np.moveaxis(matrix, (2, 3), (0, 1))) * width
     padded, g = np.pad(width, 3), width.shape[0]
-    laplace = np.array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, -4, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
-    bending = 36.0 * np.pad(correlate(laplace.astype(float), laplace, mode="constant"), 1)
+    bending = np.pad(BENDING, 1)
     for i in range(7):
         for j in range(7):
             partner = padded[i : i + g, j : j + g]

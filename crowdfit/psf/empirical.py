@@ -72,6 +72,41 @@ class StarPixels:
         """Both fractional errors, for the kernels."""
         return np.array([self.error, self.neighbour_error])
 
+    def table_equations(
+        self,
+        psf: EPSF,
+        replaced: EPSF,
+        half: int,
+        knots: int,
+        reach: F64,
+        part: NDArray[np.int64],
+        parts: int,
+    ) -> TableEquations:
+        """Return the normal equations of a table of B-splines that takes the place of a part of the PSF.
+
+        Parameters
+        ----------
+        psf, replaced : EPSF
+            The present PSF, and the part of it that is being replaced; of the same sampling and field.
+        half, knots : int
+            Half width of the table (knots), and knots per pixel.
+        reach : ndarray (n,) float64
+            Pixels of each star within so many pixels are used.
+        part : ndarray (n,) int64
+            In which of the equations each star counts, from 0.
+        parts : int
+            How many equations there are.
+        """
+        m, side = parts, 2 * half + 1
+        equations = TableEquations(
+            np.zeros((m, side, side, 7, 7)), np.zeros((m, 2, side, side)), np.zeros((m, 2))
+        )
+        accumulate_table(
+            (psf.coef, replaced.coef), psf.basis(self.x, self.y), self.x, self.y, self.flux, reach, knots, self.trust,
+            CLIP, self.image, part, *equations,
+        )  # fmt: skip
+        return equations
+
 
 @dataclass(frozen=True)
 class Ellipse:
@@ -272,27 +307,21 @@ def fit_table(stars: StarPixels, psf: EPSF, base: F64, knots: int, reach: F64) -
     s, widest = psf.oversample, float(reach.max())
     departure = EPSF((psf.cube[0] - base)[np.newaxis], s)
     half = int(np.ceil(widest)) * knots + 3
-    side = 2 * half + 1
-    equations = TableEquations(
-        np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, 2, side, side)), np.zeros((PARTS, 2))
-    )
-    accumulate_table(
-        (psf.coef, departure.coef), stars.x, stars.y, stars.flux, reach, knots, stars.trust, CLIP, stars.image,
-        *equations,
-    )  # fmt: skip
+    part = np.arange(len(stars.x)) % PARTS
+    equations = stars.table_equations(psf, departure, half, knots, reach, part, PARTS)
     shape = departure_shape(np.maximum(base, psf.cube[0]), s, half, knots, widest)
     coefs = equations.summed().solve(equations.best_share(shape) * shape)
     return spline_samples(coefs, knots, s, base.shape[0] // 2)
 
 
 def resampled(psf: EPSF, s: int, half: int) -> EPSF:
-    """Return a constant PSF on a table of `s` samples per pixel and half width `half` (pix)."""
+    """Return a PSF on tables of `s` samples per pixel and half width `half` (pix), of unit sum everywhere."""
     if psf.oversample == s and psf.cube.shape[1] == 2 * half * s + 1:
         return psf
     grid = np.arange(-half * s, half * s + 1) / s * psf.oversample + psf.cube.shape[1] // 2
     yy, xx = np.meshgrid(grid, grid, indexing="ij")
-    table = map_coordinates(psf.cube[0], [yy, xx], order=3, mode="constant")
-    return EPSF.from_samples(table, s)
+    tables = [map_coordinates(plane, [yy, xx], order=3, mode="constant") for plane in psf.cube]
+    return EPSF(np.array(tables), s, psf.field).normalized()
 
 
 def refit(stars: StarPixels, psf: EPSF, half: int, reach: F64) -> EPSF:

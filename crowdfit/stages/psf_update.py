@@ -21,6 +21,7 @@ from crowdfit.exposure import Image
 from crowdfit.frame import Frame, Frames, PsfQuality
 from crowdfit.psf.empirical import StarPixels, refit, resampled
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.variation import degree, fit_variation, mixed, on_image
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, by_pass
 from crowdfit.stages.detect import softened_ivar
@@ -102,6 +103,13 @@ class EmpiricalPsf:
         default=1.0, ge=0, description="fractional error of the neighbours' light while the PSF is fitted"
     )
     max_radius: float = Field(default=25.0, gt=2, description="largest half width of the PSF, in FWHM")
+    max_order: int = Field(
+        default=2,
+        ge=0,
+        le=4,
+        description="highest degree of the PSF's variation over the field, taken as far as other stars confirm it",
+    )
+    vary_from: int = Field(default=2, ge=0, description="first pass in which the PSF may vary over the field")
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return the frames with the new PSF, and the sources on its scale and centre."""
@@ -119,7 +127,8 @@ class EmpiricalPsf:
             return self._keep(
                 frame, sources, quality, f"only {len(choice.index)} PSF stars, {self.min_stars} needed"
             )
-        psf, scale, centre = self.update(frame, sources.take(choice.index), by_pass(self.damping, pass_no))
+        share, vary = by_pass(self.damping, pass_no), pass_no >= self.vary_from
+        psf, scale, centre = self.update(frame, sources.take(choice.index), share, vary=vary)
         if flags.has(sources.flags, "forced").all():
             # positions that are given stay; their common offset belongs to nobody but the list
             centre = (0.0, 0.0)
@@ -225,7 +234,7 @@ class EmpiricalPsf:
         return index[rank < most][: self.max_stars]
 
     def update(
-        self, frame: Frame, stars: Sources, share: float = 1.0
+        self, frame: Frame, stars: Sources, share: float = 1.0, *, vary: bool = True
     ) -> tuple[EPSF, float, tuple[float, float]]:
         """Return the new PSF, the factor on all fluxes and the shift of all positions that keep the model.
 
@@ -248,10 +257,12 @@ class EmpiricalPsf:
             self.neighbour_error,
         )
         reach = np.minimum(2.0 * frame.half_sizes(stars.flux), half)
-        new = refit(pixels, frame.psf, half, reach)
+        present = on_image(frame.psf, frame.exposure.shape)
+        mean = refit(pixels, EPSF(present.cube[:1], present.oversample), half, reach)
+        old = resampled(present, mean.oversample, half)
+        new = fit_variation(pixels, old, mean, reach, self.max_order if vary else 0)
         if share < 1:
-            old = resampled(frame.psf, new.oversample, half)
-            new = new.with_cube(old.cube + share * (new.cube - old.cube))
+            new = mixed(old, new, share)
         total = float(new.cube[0].sum() / new.oversample**2)
         centred, centre = new.recentred()
         return centred, total, centre
@@ -281,19 +292,24 @@ def refuse_varying(psf: EPSF) -> None:
     Raises
     ------
     InputError
-        It varies over the field.
+        It varies over the field in another form than a polynomial.
     """
-    if len(psf.cube) > 1:
+    if degree(psf) < 0:
         raise InputError(
-            f"psf: it varies over the field ({len(psf.cube)} planes), and psf_update.kind 'empirical' refines constant "
-            "PSFs only; set psf_update.kind=none to hold it as it is, or give that of one place, EPSF.at(x, y)"
+            f"psf: it is a grid of {len(psf.cube)} PSFs, and psf_update.kind 'empirical' refines constant PSFs and "
+            "polynomials; set psf_update.kind=none to hold it as it is, or give that of one place, EPSF.at(x, y)"
         )
 
 
 def change_of(old: EPSF, new: EPSF) -> float:
-    """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM."""
+    """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM: the mean over the field."""
     size = 2 * int(np.ceil(6 * new.fwhm)) + 1
-    return float(np.abs(new.native(size) - old.native(size)).sum())
+    places = new.field.places if len(new.cube) >= len(old.cube) else old.field.places
+    moved = [
+        np.abs(new.at(x, y).native(size) - old.at(x, y).native(size)).sum()
+        for x, y in places[:: max(len(places) // 4, 1)]
+    ]
+    return float(np.mean(moved))
 
 
 def core_error(frame: Frame, stars: Sources) -> float:

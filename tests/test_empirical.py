@@ -174,14 +174,9 @@ def test_prior_follows_what_other_stars_show(height, least):
     base = moffat(3.0, 3.5, radius=40, oversample=3)
     truth, stars = spiked(base, height), isolated_stars(1e5)
     pixels = pixels_of(truth, base, stars)
-    side = 2 * (24 * 1 + 3) + 1
-    equations = departures.TableEquations(
-        np.zeros((8, side, side, 7, 7)), np.zeros((8, 2, side, side)), np.zeros((8, 2))
-    )
-    empirical.accumulate_table(
-        (base.coef, base.with_cube(0 * base.cube).coef), stars.x, stars.y, stars.flux,
-        np.full(len(stars), 24.0), 1, pixels.trust, empirical.CLIP, pixels.image, *equations,
-    )  # fmt: skip
+    nothing = base.with_cube(0 * base.cube)
+    part, reach = np.arange(len(stars)) % 8, np.full(len(stars), 24.0)
+    equations = pixels.table_equations(base, nothing, 24 + 3, 1, reach, part, 8)
     share = equations.best_share(departures.departure_shape(base.cube[0], 3, 27, 1, 24.0))
     assert (share >= 1) == least
 

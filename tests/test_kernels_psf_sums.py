@@ -6,7 +6,7 @@ import pytest
 from crowdfit._kernels import psf_sums as kernels
 from crowdfit.psf.empirical import RadialBasis
 from tests.reference import psf_sums as twins
-from tests.reference.scenes import make_scene
+from tests.reference.scenes import ORDERS, make_scene
 
 TRUST, CLIP, PARTS = np.array([0.02, 0.3]), 4.0, 4
 SHAPE = np.array([0.9, 0.2, 1.2])
@@ -32,12 +32,17 @@ def reach_of(s):
     return np.linspace(2.1, 3.6, len(s.x))
 
 
+def part_of(s):
+    """Return to which part of the equations each star belongs; the last part has none."""
+    return np.random.default_rng(8).integers(0, PARTS - 1, len(s.x))
+
+
 def tables(s, s_knots, side, image):
     """Return the normal equations of the table and of the constant, by part of the stars."""
     equations = np.zeros((PARTS, side, side, 7, 7)), np.zeros((PARTS, 2, side, side)), np.zeros((PARTS, 2))
     kernels.accumulate_table(
-        (s.coef, s.coef), s.x, s.y, s.flux, reach_of(s), s_knots, TRUST, CLIP, image, *equations
-    )
+        (s.coef, s.coef), s.basis, s.x, s.y, s.flux, reach_of(s), s_knots, TRUST, CLIP, image, part_of(s), *equations
+    )  # fmt: skip
     return equations
 
 
@@ -48,28 +53,33 @@ def assert_same_equations(matrix, vectors, sums, dense, expected):
     )
     right = np.append(vectors[0].ravel(), sums[0])
     for part in (np.s_[:-1, :-1], np.s_[-1:, :-1], np.s_[-1:, -1:]):
-        assert np.allclose(given[part], dense[part], rtol=1e-5, atol=1e-6 * dense[part].max())
+        assert np.allclose(given[part], dense[part], rtol=1e-5, atol=1e-6 * np.abs(dense[part]).max())
     for part in (np.s_[:-1], np.s_[-1:]):
         assert np.allclose(right[part], expected[part], rtol=1e-5, atol=1e-6 * np.abs(expected[part]).max())
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("knots", "side"), [(1, 11), (2, 13), (3, 27)])
-def test_table(knots, side):
-    """Fewer and more knots than the stars' pixels reach; stars on the border and off the image."""
-    s = make_scene(n=9)
+def test_table(order, knots, side):
+    """Fewer and more knots than the stars' pixels reach; stars on the border and off the image; by part."""
+    s = make_scene(order, n=9)
     equations = tables(s, knots, side, image_of(s, 1e30))
     expected = twins.accumulate_table(
-        (s.coef, s.coef), s.x, s.y, s.flux, reach_of(s), knots, TRUST, CLIP, image_of(s), side
-    )
-    assert_same_equations(*(part.sum(axis=0) for part in equations), *expected)
+        (s.coef, s.coef), s.basis, s.x, s.y, s.flux, reach_of(s), knots, TRUST, CLIP, image_of(s), part_of(s), side
+    )  # fmt: skip
+    assert len(expected) == PARTS - 1
+    for k, dense in expected.items():
+        assert_same_equations(*(part[k] for part in equations), *dense)
+    assert not any(part[-1].any() for part in equations)
 
 
 def test_one_star_of_the_table():
     s = make_scene(n=8)
     coefs, rest = (s.coef, s.coef), (TRUST, CLIP, image_of(s))
     equations = np.zeros((13, 13, 7, 7)), np.zeros((2, 13, 13)), np.zeros(2)
-    kernels.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, *equations)
-    expected = twins.add_star_to_table(coefs, s.x[7], s.y[7], s.flux[7], 2.5, 2, *rest, 13)
+    star = (s.basis[7], s.x[7], s.y[7], s.flux[7], 2.5)
+    kernels.add_star_to_table(coefs, *star, 2, *rest, *equations)
+    expected = twins.add_star_to_table(coefs, *star, 2, *rest, 13)
     assert_same_equations(*equations, *expected)
 
 

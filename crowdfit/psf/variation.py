@@ -28,7 +28,7 @@ REACH = 4.0
 """Half width of the planes (FWHM); farther out a wing of the mean PSF is good enough."""
 CELLS, STARS_PER_CELL = 4, 8
 """Most cells per axis, and how many stars a cell should have at least."""
-WIDTH = 0.3
+WIDTH = 3.0
 """Prior width of the planes, over the local height of the mean PSF."""
 GAIN = 25.0
 """Least gain in chi^2 of the stars that took no part, for every further degree."""
@@ -123,7 +123,7 @@ def fit_variation(stars: StarPixels, old: EPSF, mean: EPSF, reach: F64, max_orde
     reach = np.minimum(reach, REACH * mean.fwhm)
     half = int(np.ceil(reach.max())) * knots + 3
     width = WIDTH * departure_shape(mean.cube[0], s, half, knots, float(reach.max()))
-    cell, u, v = cells_of(stars, n_cells)
+    cell, u, v = cells_of(stars, n_cells, float(mean.cube.max()))
     halves = equations_of(stars, old, mean, half, knots, reach, cell)
     best, most = 0, 0.0
     for order in range(1, max_order + 1):
@@ -159,15 +159,16 @@ def on_image(psf: EPSF, shape: tuple[int, ...]) -> EPSF:
     return EPSF(np.tensordot(mixing, psf.cube, 1), psf.oversample, field)
 
 
-def cells_of(stars: StarPixels, n: int) -> tuple[NDArray[np.int64], F64, F64]:
+def cells_of(stars: StarPixels, n: int, peak: float) -> tuple[NDArray[np.int64], F64, F64]:
     """Return the cell of each star on a grid of n x n, and the place (x, y) that stands for each cell (n^2,).
 
-    The mean of its stars, by what they weigh in the equations, their squared flux.
+    The mean of its stars, by what their cores weigh in the equations; `peak` is the highest value of the PSF.
     """
     ny, nx = stars.resid.shape
     col = np.clip(stars.x / nx * n, 0, n - 1).astype(np.int64)
     row = np.clip(stars.y / ny * n, 0, n - 1).astype(np.int64)
-    cell, weight = row * n + col, stars.flux**2
+    ivar = float(np.median(stars.ivar[stars.ivar > 0]))
+    cell, weight = row * n + col, 1 / (1 / (ivar * stars.flux**2) + (stars.error * peak) ** 2)
     total = np.maximum(np.bincount(cell, weight, n * n), 1e-300)
     x, y = (np.bincount(cell, weight * at, n * n) / total for at in (stars.x, stars.y))
     return cell, x, y

@@ -20,7 +20,7 @@ def window_of(x, y, reach, shape):
     return cols, rows, u, v
 
 
-def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
+def add_star_to_table(coefs, basis, x, y, flux, reach, s, trust, clip, image, side):
     """Return the normal matrix (side^2 + 1, side^2 + 1) and vector of one star, from one row of splines per pixel.
 
     The last unknown is the constant that all stars share.
@@ -30,7 +30,7 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
     if not (cols.size and rows.size):
         return np.zeros((side**2 + 1, side**2 + 1)), np.zeros(side**2 + 1)
     cut = np.ix_(rows, cols)
-    model, part = (flux * at_pixels(coef, [1.0], x, y, cols, rows)[0] for coef in coefs)
+    model, part = (flux * at_pixels(coef, basis, x, y, cols, rows)[0] for coef in coefs)
     weight = robust_weight(ivar[cut], resid[cut], model, every[cut], trust, clip)
     knots = np.arange(side) - side // 2
     along_x, along_y = bspline((cols - x)[:, None] * s - knots), bspline((rows - y)[:, None] * s - knots)
@@ -43,12 +43,13 @@ def add_star_to_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
     return (equations.T * weight) @ equations, equations.T @ (weight * target)
 
 
-def accumulate_table(coefs, x, y, flux, reach, s, trust, clip, image, side):
-    stars = [
-        add_star_to_table(coefs, *star, s, trust, clip, image, side)
-        for star in zip(x, y, flux, reach, strict=True)
-    ]
-    return sum(m for m, _ in stars), sum(v for _, v in stars)
+def accumulate_table(coefs, basis, x, y, flux, reach, s, trust, clip, image, part, side):
+    """Return the normal matrix and vector of the stars of each part that has some."""
+    out = {}
+    for k, *star in zip(part, basis, x, y, flux, reach, strict=True):
+        one = add_star_to_table(coefs, *star, s, trust, clip, image, side)
+        out[k] = [a + b for a, b in zip(out[k], one, strict=True)] if k in out else one
+    return out
 
 
 def stencil_to_dense(stencil):

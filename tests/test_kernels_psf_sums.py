@@ -83,6 +83,21 @@ def test_one_star_of_the_table():
     assert_same_equations(*equations, *expected)
 
 
+@pytest.mark.parametrize("side", [1, 2, 9])
+def test_stencils(side):
+    """Neighbours beyond the border of the table are none."""
+    rng = np.random.default_rng(7)
+    matrices, coefs = rng.normal(size=(3, side, side, 7, 7)), rng.normal(size=(3, side, side))
+    for k in range(7):
+        for r in range(side):
+            outside = not 0 <= r + k - 3 < side
+            matrices[:, r, :, k] *= not outside
+            matrices[:, :, r, :, k] *= not outside
+    out = np.full((3, side, side), np.nan)
+    kernels.apply_stencils(matrices, coefs, out)
+    assert np.allclose(out, twins.apply_stencils(matrices, coefs), rtol=1e-13, atol=1e-12)
+
+
 def profiles(s, basis, image, reach):
     matrices, vectors = np.zeros((PARTS, basis.n, basis.n)), np.zeros((PARTS, basis.n))
     kernels.accumulate_profile(

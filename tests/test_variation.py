@@ -6,7 +6,7 @@ from scipy.ndimage import correlate
 
 from crowdfit.psf import variation
 from crowdfit.psf.analytic import moffat
-from crowdfit.psf.departures import BENDING, stencil_product, stencil_products
+from crowdfit.psf.departures import BENDING
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.field import Constant, Grid, Polynomial
 from crowdfit.psf.variation import (
@@ -115,13 +115,6 @@ def test_planes_solve_their_equations(monkeypatch):
     planes = equations.planes(terms, width)
     assert np.allclose((planes / width).ravel(), expected, rtol=0, atol=2e-3 * np.abs(expected).max())
     assert equations.gain(np.tensordot(terms, planes, 1)) > 0
-
-
-def test_stencil_products():
-    rng = np.random.default_rng(5)
-    matrices, coefs = rng.normal(size=(3, 6, 6, 7, 7)), rng.normal(size=(3, 6, 6))
-    each = [stencil_product(m, c) for m, c in zip(matrices, coefs, strict=True)]
-    assert np.allclose(stencil_products(matrices, coefs), each, rtol=1e-14, atol=1e-13)
 
 
 def test_cells():

@@ -91,6 +91,20 @@ def accumulate_table(coefs, basis, x, y, flux, reach, s, trust, clip, image, par
                 )  # fmt: skip
 
 
+@tile_kernel
+def apply_stencils(matrices, coefs, out):
+    """Fill out (m, g, g) with the products of matrices (m, g, g, 7, 7), as stencils, and coefs (m, g, g)."""
+    m, g = coefs.shape[0], coefs.shape[1]
+    for k in prange(m * g):
+        p, r = k // g, k % g
+        for c in range(g):
+            total = 0.0
+            for i in range(max(3 - r, 0), min(g + 3 - r, 7)):
+                for j in range(max(3 - c, 0), min(g + 3 - c, 7)):
+                    total += matrices[p, r, c, i, j] * coefs[p, r + i - 3, c + j - 3]
+            out[p, r, c] = total
+
+
 @inlined_kernel
 def add_star_to_profile(coef, x, y, flux, reach, shape, knots, weights, trust, clip, image, matrix, vector):
     """Add the equations ``resid + flux P(u) = flux sum_k a_k phi_k(r(u))`` of one star, pixels within `reach`.

@@ -12,6 +12,8 @@ import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from scipy.ndimage import correlate, maximum_filter1d
 
+from crowdfit._kernels.psf_sums import apply_stencils
+
 F64 = NDArray[np.float64]
 
 SHARES = (0.1, 1 / 3, 1.0, 3.0, 10.0)
@@ -98,12 +100,8 @@ def stencil_product(matrix: F64, coefs: F64) -> F64:
 
 def stencil_products(matrices: F64, coefs: F64) -> F64:
     """Return the products of symmetric matrices in stencil form (m, g, g, 7, 7) with coefficients (m, g, g)."""
-    g = coefs.shape[-1]
-    padded = np.pad(coefs, [(0, 0), (3, 3), (3, 3)])
-    out = np.zeros_like(coefs)
-    for i in range(7):
-        for j in range(7):
-            out += matrices[..., i, j] * padded[:, i : i + g, j : j + g]
+    out = np.empty(coefs.shape)
+    apply_stencils(np.ascontiguousarray(matrices), np.ascontiguousarray(coefs), out)
     return out
 
 

@@ -32,7 +32,7 @@ WIDTH = 3.0
 """Prior width of the planes, over the local height of the mean PSF."""
 GAIN = 25.0
 """Least gain in chi^2 of the stars that took no part, for every further degree."""
-ITERATIONS = 25
+ITERATIONS = 15
 """Most steps of conjugate gradients; what they have not reached then, noise would have reached first."""
 
 
@@ -184,7 +184,8 @@ def equations_of(  # noqa: PLR0913, PLR0917 - what the equations are made of
     matrices, (data, border), sums = every.matrices, np.moveaxis(every.vectors, 1, 0), every.sums
     common = sums[:, 0] / np.maximum(sums[:, 1], 1e-300)
     right = data - border * common[:, np.newaxis, np.newaxis]
-    return [CellEquations(matrices[k::2], right[k::2], border[k::2], sums[k::2, 1]) for k in (0, 1)]
+    parts = (matrices, right, border, sums[:, 1])
+    return [CellEquations(*(np.ascontiguousarray(values[k::2]) for values in parts)) for k in (0, 1)]
 
 
 def neutral(plane: F64, mean: EPSF) -> F64:

@@ -109,7 +109,7 @@ class EmpiricalPsf:
         le=4,
         description="highest degree of the PSF's variation over the field, taken as far as other stars confirm it",
     )
-    vary_from: int = Field(default=2, ge=0, description="first pass in which the PSF may vary over the field")
+    vary_from: int = Field(default=0, ge=0, description="first pass in which the PSF may vary over the field")
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return the frames with the new PSF, and the sources on its scale and centre."""
@@ -302,14 +302,14 @@ def refuse_varying(psf: EPSF) -> None:
 
 
 def change_of(old: EPSF, new: EPSF) -> float:
-    """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM: the mean over the field."""
+    """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM, where it changed most."""
     size = 2 * int(np.ceil(6 * new.fwhm)) + 1
     places = new.field.places if len(new.cube) >= len(old.cube) else old.field.places
     moved = [
         np.abs(new.at(x, y).native(size) - old.at(x, y).native(size)).sum()
         for x, y in places[:: max(len(places) // 4, 1)]
     ]
-    return float(np.mean(moved))
+    return float(np.max(moved))
 
 
 def core_error(frame: Frame, stars: Sources) -> float:

@@ -52,6 +52,12 @@ def accumulate_table(coefs, basis, x, y, flux, reach, s, trust, clip, image, par
     return out
 
 
+def apply_stencils(matrices, coefs):
+    """Return the products of the dense matrices."""
+    each = [stencil_to_dense(m) @ np.ravel(c) for m, c in zip(matrices, coefs, strict=True)]
+    return np.reshape(each, np.shape(coefs))
+
+
 def stencil_to_dense(stencil):
     """Return the matrix (side^2, side^2) of a stencil (side, side, 7, 7)."""
     side = len(stencil)

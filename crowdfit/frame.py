@@ -55,7 +55,7 @@ class PsfQuality:
     problems : tuple of str
         Why it should not be trusted; empty when it passes.
     change : float
-        Share of its light that the last update moved; infinite while there was none.
+        Share of its light that the last update moved, or of its FWHM if that is more; infinite while there was none.
     """
 
     n_stars: int

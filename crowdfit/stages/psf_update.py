@@ -86,7 +86,7 @@ class EmpiricalPsf:
     settled: float = Field(
         default=0.004,
         ge=0,
-        description="leave the PSF as it is once an update has moved less than this share of its light",
+        description="leave the PSF as it is once an update has changed its light and its FWHM by less than this share",
     )
     max_growth: float = Field(
         default=1.4,
@@ -136,7 +136,8 @@ class EmpiricalPsf:
         if why:
             return self._keep(frame, sources, quality, why)
         moved = sources.changed(flux=sources.flux * scale, x=sources.x + centre[0], y=sources.y + centre[1])
-        quality = replace(self._quality(frame, choice, psf), change=change_of(frame.psf, psf))
+        change = max(change_of(frame.psf, psf), abs(psf.fwhm / frame.psf.fwhm - 1))
+        quality = replace(self._quality(frame, choice, psf), change=change)
         new = frame.with_(psf=psf, psf_quality=quality)
         return (new,), moved.flagged("psf_star", chosen)
 

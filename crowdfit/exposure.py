@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
@@ -128,6 +129,14 @@ class Exposure:
     def good(self) -> Mask:
         """Usable pixels."""
         return self.ivar > 0
+
+    @cached_property
+    def blobs(self) -> NDArray[np.int32]:
+        """The saturated blob of each pixel, with a rim of one pixel, counted from 1; 0 where there is none."""
+        touching = np.ones((3, 3), bool)
+        blobs, _ = scipy.ndimage.label(self.saturated, touching)
+        rim = scipy.ndimage.grey_dilation(blobs, footprint=touching) if blobs.any() else blobs
+        return np.where(blobs > 0, blobs, rim).astype(np.int32)
 
     @cached_property
     def noise(self) -> float:

@@ -24,6 +24,7 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, Schedule, by_pass
+from crowdfit.stages.blobs import only_one
 from crowdfit.stages.matched import field_filter, filter_kernel, matched_filter
 from crowdfit.stages.solve import shift_prior
 
@@ -173,6 +174,7 @@ class ScoreDetect:
         x, y = np.concatenate([x[good], pairs[:, 2]]), np.concatenate([y[good], pairs[:, 3]])
         score = np.concatenate([score[good, :2], pairs[:, :2]])
         first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
+        first &= only_one(frame.exposure, sources, x, y, score[:, 0])
         return Sources.at(x[first], y[first], score[first, 1], pass_no=pass_no)
 
     def _companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs

@@ -14,6 +14,7 @@ from crowdfit.exposure import Mask
 from crowdfit.frame import Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.stages.blobs import gathered
 
 NEAR = 1.5
 """Sources within this many FWHM may share the light of one star."""
@@ -28,7 +29,7 @@ class Pruned(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Prune:
-    """Drop faint sources and merge those closer than the merge radius into the brighter one.
+    """Drop faint sources, merge those closer than the merge radius and those of one saturated blob into the brightest.
 
     Sources from a list (flag `forced`) and saturated ones are exempt: by flag, never by flux.
     """
@@ -60,13 +61,14 @@ class Prune:
         faint |= outshone(sources, undecided, faint, NEAR * frame.psf.fwhm)
         negative = (sources.flux <= 0) & ~exempt
         unseen = ~np.isfinite(sources.flux_err) & ~exempt
-        left = sources.take(~(faint | negative | unseen))
+        left, n_blob = gathered(frame.exposure, sources.take(~(faint | negative | unseen)))
         merged, n_merged = merge_close(left, self.merge * frame.psf.fwhm)
         removed = {
             "faint": int(np.sum(faint & ~negative & ~unseen)),
             "negative": int(np.sum(negative & ~unseen)),
             "unseen": int(np.sum(unseen)),
             "merged": n_merged,
+            "same_blob": n_blob,
         }
         return Pruned(merged, removed)
 

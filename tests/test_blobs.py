@@ -1,0 +1,107 @@
+"""One star for every saturated blob."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from crowdfit import fit_image
+from crowdfit.exposure import Exposure
+from crowdfit.scene import named_scene
+from crowdfit.simulate import simulate
+from crowdfit.sources import Sources
+from crowdfit.stages.blobs import blob_at, gathered, only_one
+
+
+@pytest.fixture
+def exposure():
+    """Two blobs: 4 x 3 pixels in the middle, and one pixel in a corner."""
+    saturated = np.zeros((20, 30), bool)
+    saturated[8:12, 14:17] = saturated[0, 0] = True
+    return Exposure.of(np.ones((20, 30)), np.where(saturated, 0.0, 1.0), saturated=saturated)
+
+
+def test_blobs_have_a_rim(exposure):
+    expected = np.zeros((20, 30), int)
+    expected[7:13, 13:18], expected[:2, :2] = 2, 1
+    np.testing.assert_array_equal(exposure.blobs, expected)
+    nothing = Exposure.of(np.ones((4, 5)), np.ones((4, 5)))
+    assert not nothing.blobs.any()
+
+
+def test_touching_blobs_keep_their_pixels():
+    """The rim of one blob does not take pixels of another."""
+    saturated = np.zeros((5, 9), bool)
+    saturated[2, 2] = saturated[2, 4] = True
+    blobs = Exposure.of(np.ones((5, 9)), np.ones((5, 9)), saturated=saturated).blobs
+    assert (blobs[2, 2], blobs[2, 4]) == (1, 2)
+
+
+def test_blob_at(exposure):
+    x, y = np.array([15.0, 12.6, 12.4, -3.0, 29.0]), np.array([9.0, 12.4, 9.0, -9.0, 19.0])
+    assert blob_at(exposure, x, y).tolist() == [2, 2, 0, 1, 0]
+
+
+def test_strongest_of_a_blob(exposure):
+    """Two new ones in a blob: the stronger; one with a known star: none; elsewhere all."""
+    x, y = np.array([14.0, 16.0, 15.0, 25.0, 0.0]), np.array([8.0, 10.0, 11.0, 5.0, 0.0])
+    strength, nobody = np.array([3.0, 9.0, 9.0, 1.0, 2.0]), Sources.empty()
+    assert only_one(exposure, nobody, x, y, strength).tolist() == [False, True, False, True, True]
+    known = Sources.at([15.2], [9.1], [1e5])
+    assert only_one(exposure, known, x, y, strength).tolist() == [False, False, False, True, True]
+    assert only_one(exposure, known, x[:0], y[:0], strength[:0]).shape == (0,)
+
+
+def test_brightest_gets_the_flux_of_its_blob(exposure):
+    given = Sources.at(
+        [14.0, 16.0, 15.0, 25.0, 0.0], [8.0, 10.0, 11.0, 5.0, 0.0], [10.0, 70.0, -5.0, 4.0, 3.0]
+    )
+    left, n = gathered(exposure, given)
+    assert n == 2
+    assert left.x.tolist() == [16, 25, 0]
+    assert left.flux.tolist() == [80, 4, 3]
+    again, none = gathered(exposure, left)
+    assert again is left
+    assert none == 0
+
+
+def test_given_positions_stay(exposure):
+    """Forced photometry measures every place of the list."""
+    given = Sources.at([14.0, 16.0], [8.0, 10.0], [10.0, 70.0])
+    forced = given.flagged("forced", np.ones(2, bool))
+    assert gathered(exposure, forced)[1] == 0
+    mixed = given.flagged("forced", np.array([True, False]))
+    assert gathered(exposure, mixed)[1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_saturated_stars_of_a_field(seed):
+    """Stars with a saturated core: each found once, flux within 10 % and position within 0.15 FWHM for all but one."""
+    scene = dataclasses.replace(
+        named_scene("dense"),
+        ny=400,
+        nx=400,
+        n_stars=3000,
+        flux_min=1000.0,
+        flux_max=3e7,
+        slope=0.5,
+        seed=seed,
+    )
+    made = simulate(scene)
+    result = fit_image(made.exposure)
+    blobs, truth, table = made.exposure.blobs, made.truth, result.catalog
+    x, y, flux = (np.asarray(table[name].value) for name in ("x", "y", "flux"))
+    found, wrong, seen = blob_at(made.exposure, x, y), 0, set()
+    for star in truth[np.argsort(-truth["flux"])]:
+        column, row = int(round(star["x"])), int(round(star["y"]))
+        inside = 4 < column < 395 and 4 < row < 395
+        if not inside or not made.exposure.saturated[row, column] or blobs[row, column] in seen:
+            continue
+        seen.add(blobs[row, column])
+        (i,) = np.flatnonzero(found == blobs[row, column])
+        off = np.hypot(x[i] - star["x"], y[i] - star["y"]) / scene.fwhm
+        wrong += abs(flux[i] / star["flux"] - 1) > 0.1 or off > 0.15
+    print(len(seen), wrong)
+    assert len(seen) > 12
+    assert wrong <= 1

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
-from crowdfit.psf import variation
 from crowdfit.psf.analytic import moffat
 from crowdfit.psf.departures import BENDING
 from crowdfit.psf.epsf import EPSF
@@ -96,7 +95,7 @@ def test_variation_that_is_known_stays():
     assert np.abs(again.at(0, 0).native(21) - corner).max() < 0.015 * corner.max()
 
 
-def test_planes_solve_their_equations(monkeypatch):
+def test_planes_solve_their_equations():
     """Conjugate gradients against the dense system, in units of the prior width."""
     rng, g, cells = np.random.default_rng(3), 5, 3
     stencils = np.zeros((cells, g, g, 7, 7))
@@ -111,8 +110,7 @@ def test_planes_solve_their_equations(monkeypatch):
     dense = np.array(columns).reshape(2 * g * g, -1)
     assert np.allclose(dense, dense.T)
     expected = np.linalg.solve(dense, (width * np.tensordot(terms.T, right, 1)).ravel())
-    monkeypatch.setattr(variation, "ITERATIONS", 500)
-    planes = equations.planes(terms, width)
+    planes = equations.planes(terms, width, 500)
     assert np.allclose((planes / width).ravel(), expected, rtol=0, atol=2e-3 * np.abs(expected).max())
     assert equations.gain(np.tensordot(terms, planes, 1)) > 0
 

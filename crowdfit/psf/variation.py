@@ -34,6 +34,8 @@ GAIN = 25.0
 """Least gain in chi^2 of the stars that took no part, for every further degree."""
 ITERATIONS = 15
 """Most steps of conjugate gradients; what they have not reached then, noise would have reached first."""
+FIRST_LOOK = 4
+"""After so many steps the main part of a variation is there: without a gain by then it is not looked at further."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +68,11 @@ class CellEquations:
         """Return by how much the coefficients (c, g, g) lower chi^2."""
         return float(np.sum(coefs * (2 * self.right - self.product(coefs))))
 
-    def planes(self, terms: F64, width: F64) -> F64:
+    def planes(self, terms: F64, width: F64, iterations: int) -> F64:
         """Return the planes (k, g, g) that explain the cells best with a prior of the given width (g, g).
 
-        terms : (c, k), the polynomial's terms without the constant one at the cells. Conjugate gradients in units
-        of the prior width (Hestenes & Stiefel 1952).
+        terms : (c, k), the polynomial's terms without the constant one at the cells. At most so many steps of
+        conjugate gradients in units of the prior width (Hestenes & Stiefel 1952).
         """
 
         def apply(z: F64) -> F64:
@@ -82,7 +84,7 @@ class CellEquations:
         left = width * np.tensordot(terms.T, self.right, 1)
         step, size = left.copy(), float(np.sum(left**2))
         enough = 1e-6 * size
-        for _ in range(ITERATIONS):
+        for _ in range(iterations):
             if size <= enough:
                 break
             applied = apply(step)
@@ -128,19 +130,25 @@ def fit_variation(stars: StarPixels, old: EPSF, mean: EPSF, reach: F64, max_orde
     best, most = 0, 0.0
     for order in range(1, max_order + 1):
         terms = polynomial(order, shape).basis(u, v)[:, 1:]
-        foretold = [
-            halves[1 - k].gain(np.tensordot(terms, halves[k].planes(terms, width), 1)) for k in (0, 1)
-        ]
-        if sum(foretold) > most + GAIN:
-            best, most = order, sum(foretold)
+        if foretold(halves, terms, width, FIRST_LOOK) <= 0:
+            continue
+        gain = foretold(halves, terms, width, ITERATIONS)
+        if gain > most + GAIN:
+            best, most = order, gain
     if best == 0:
         return mean
     field = polynomial(best, shape)
     whole = CellEquations(*(a + b for a, b in zip(*(vars(part).values() for part in halves), strict=True)))
-    planes = whole.planes(field.basis(u, v)[:, 1:], width)
+    planes = whole.planes(field.basis(u, v)[:, 1:], width, ITERATIONS)
     side = mean.cube.shape[1] // 2
     drawn = [neutral(spline_samples(plane, knots, s, side), mean) for plane in planes]
     return EPSF(np.array([mean.cube[0], *drawn]), s, field)
+
+
+def foretold(halves: list[CellEquations], terms: F64, width: F64, iterations: int) -> float:
+    """Return by how much planes fitted to each half of the stars lower chi^2 of the other half."""
+    planes = [half.planes(terms, width, iterations) for half in halves]
+    return sum(halves[1 - k].gain(np.tensordot(terms, planes[k], 1)) for k in (0, 1))
 
 
 def polynomial(order: int, shape: tuple[int, ...]) -> Polynomial:

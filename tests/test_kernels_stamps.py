@@ -99,6 +99,22 @@ def test_stamps(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_stars_far_off_the_image(order):
+    """Above, below and beside: their stamps stay as they are."""
+    s = make_scene(order)
+    x, y = np.array([20.0, 20.0, -30.0, 90.0]), np.array([-30.0, 90.0, 20.0, 20.0])
+    half, offset = np.full(4, 3), 49 * np.arange(4)
+    start = np.random.default_rng(2).normal(size=(3, 196)).astype(np.float32)
+    out = start.copy()
+    share = np.ones(s.root.shape, np.float32)
+    kernels.blend_stamps(s.coef, s.psf.basis(x, y), x, y, half, offset, share, out)
+    assert np.array_equal(out, start)
+    for rows in ((0, -24), (87, 40), (5, 5)):
+        first, end, _, _ = kernels.bounds_above_zero(share, *rows, 3, 9)
+        assert first == end
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_blended_stamps(order):
     """Two PSFs mixed pixel by pixel: where the share is 0 nothing changes, where it is 1 only the other is left."""
     s = make_scene(order)

@@ -215,15 +215,17 @@ def blend_stamps(coef, basis, x, y, half, offset, share, stamps):
 def bounds_above_zero(image, r0, r1, c0, c1):
     """Return first row, end row, first column and end column of the values above 0 in rows r0..r1-1, columns c0..c1-1.
 
-    With none of them the end row is the first.
+    With none of them, as in a window off the image, the end row is the first.
     """
-    top, bottom, left, right = r1, r0, c1, c0
+    top, bottom, left, right = r0, r0, c1, c0
     for r in range(r0, r1):
         for c in range(c0, c1):
             if image[r, c] > 0.0:
-                top, bottom = min(top, r), r + 1
+                if bottom == r0:
+                    top = r
+                bottom = r + 1
                 left, right = min(left, c), max(right, c + 1)
-    return min(top, bottom), bottom, left, right
+    return top, bottom, left, right
 
 
 @tile_kernel

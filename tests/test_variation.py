@@ -95,6 +95,18 @@ def test_variation_that_is_known_stays():
     assert np.abs(again.at(0, 0).native(21) - corner).max() < 0.015 * corner.max()
 
 
+def test_cells_without_stars():
+    """A corner of the field without stars, the last cell or the first, says nothing and stops nothing."""
+    truth, every = varying(1), stars_of(144)
+    for corner in (np.minimum(every.x, every.y) > 160, np.maximum(every.x, every.y) < 60):
+        stars = every.take(~corner)
+        found = fitted(truth, stars, passes=2)
+        assert degree(found) == 1
+        at = (SHAPE[1] / 4, SHAPE[0] / 2)
+        expected = truth.at(*at).native(21)
+        assert np.abs(found.at(*at).native(21) - expected).max() < 0.015 * expected.max()
+
+
 def test_planes_solve_their_equations():
     """Conjugate gradients against the dense system, in units of the prior width."""
     rng, g, cells = np.random.default_rng(3), 5, 3

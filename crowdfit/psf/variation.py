@@ -126,7 +126,8 @@ def fit_variation(stars: StarPixels, old: EPSF, mean: EPSF, reach: F64, max_orde
     half = int(np.ceil(reach.max())) * knots + 3
     width = WIDTH * departure_shape(mean.cube[0], s, half, knots, float(reach.max()))
     cell, u, v = cells_of(stars, n_cells, float(mean.cube.max()))
-    halves = equations_of(stars, old, mean, half, knots, reach, cell)
+    part = 2 * cell + np.arange(len(cell)) % 2
+    halves = equations_of(stars, old, mean, half, knots, reach, part, 2 * n_cells**2)
     best, most = 0, 0.0
     for order in range(1, max_order + 1):
         terms = polynomial(order, shape).basis(u, v)[:, 1:]
@@ -183,12 +184,18 @@ def cells_of(stars: StarPixels, n: int, peak: float) -> tuple[NDArray[np.int64],
 
 
 def equations_of(  # noqa: PLR0913, PLR0917 - what the equations are made of
-    stars: StarPixels, old: EPSF, mean: EPSF, half: int, knots: int, reach: F64, cell: NDArray[np.int64]
+    stars: StarPixels,
+    old: EPSF,
+    mean: EPSF,
+    half: int,
+    knots: int,
+    reach: F64,
+    part: NDArray[np.int64],
+    parts: int,
 ) -> list[CellEquations]:
-    """Return the equations of each half of the stars."""
+    """Return the equations of each half of the stars: those of even parts, and those of odd ones."""
     replaced = old.with_cube(np.concatenate([old.cube[:1] - mean.cube, old.cube[1:]]))
-    part = 2 * cell + np.arange(len(cell)) % 2
-    every = stars.table_equations(old, replaced, half, knots, reach, part, 2 * (int(cell.max()) + 1))
+    every = stars.table_equations(old, replaced, half, knots, reach, part, parts)
     matrices, (data, border), sums = every.matrices, np.moveaxis(every.vectors, 1, 0), every.sums
     common = sums[:, 0] / np.maximum(sums[:, 1], 1e-300)
     right = data - border * common[:, np.newaxis, np.newaxis]

@@ -29,7 +29,7 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
-from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, refuse_varying
+from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, check_refinable
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
@@ -150,7 +150,7 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     psf : EPSF, array, or path of a PSF file, optional
         Starting PSF: an array at detector sampling, an EPSF with its own. A path stands for
         ``psf__kind="file", psf__path=...`` (formats in `crowdfit.read_psf`), so ``psf__oversample`` may say how finely
-        the file is sampled. It is refined unless ``psf_update__kind="none"``, which one that varies over the field
+        the file is sampled. It is refined unless ``psf_update__kind="none"``, which a grid of PSFs over the field
         needs. None: measured from the image.
     config : Config, name of a shipped configuration, or path of a YAML file, optional
         Departures from the defaults.
@@ -316,7 +316,7 @@ def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, co
         first = psf if isinstance(psf, EPSF) else psf_from_array(psf)
         check_fits_image(first, exposure)
     if isinstance(config.psf_update, EmpiricalPsf):
-        refuse_varying(first)
+        check_refinable(first)
     return first
 
 

@@ -177,24 +177,8 @@ def score_one(columns, n, chosen, prior, result):
 
 @tile_kernel
 def score_companions(
-    coef,
-    which,
-    x,
-    y,
-    basis,
-    prior,
-    half,
-    offset_x,
-    offset_y,
-    least,
-    floor,
-    reach,
-    most,
-    grid,
-    root,
-    resid,
-    result,
-):
+    coef, which, x, y, basis, prior, half, offset_x, offset_y, least, floor, reach, most, grid, root, resid, result
+):  # fmt: skip
     """Fill result (n, 4) float64 with the best companion of each star `which`: (delta chi^2, flux, x, y).
 
     which : (n,) int64, the stars; x, y, basis, prior : all fitted stars, as in `score_peaks`; half : half width

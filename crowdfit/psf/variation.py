@@ -199,8 +199,8 @@ def equations_of(  # noqa: PLR0913, PLR0917 - what the equations are made of
     matrices, (data, border), sums = every.matrices, np.moveaxis(every.vectors, 1, 0), every.sums
     common = sums[:, 0] / np.maximum(sums[:, 1], 1e-300)
     right = data - border * common[:, np.newaxis, np.newaxis]
-    parts = (matrices, right, border, sums[:, 1])
-    return [CellEquations(*(np.ascontiguousarray(values[k::2]) for values in parts)) for k in (0, 1)]
+    whole = (matrices, right, border, sums[:, 1])
+    return [CellEquations(*(np.ascontiguousarray(values[k::2]) for values in whole)) for k in (0, 1)]
 
 
 def neutral(plane: F64, mean: EPSF) -> F64:
@@ -224,10 +224,10 @@ def neutral(plane: F64, mean: EPSF) -> F64:
 
 
 def degree(psf: EPSF) -> int:
-    """Return the degree of a constant or polynomial PSF."""
-    return (
-        0 if isinstance(psf.field, Constant) else psf.field.order if isinstance(psf.field, Polynomial) else -1
-    )
+    """Return the degree of a constant or polynomial PSF; -1 for another form."""
+    if isinstance(psf.field, Polynomial):
+        return psf.field.order
+    return 0 if isinstance(psf.field, Constant) else -1
 
 
 def mixed(old: EPSF, new: EPSF, share: float) -> EPSF:

@@ -109,7 +109,6 @@ class EmpiricalPsf:
         le=4,
         description="highest degree of the PSF's variation over the field, taken as far as other stars confirm it",
     )
-    vary_from: int = Field(default=0, ge=0, description="first pass in which the PSF may vary over the field")
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return the frames with the new PSF, and the sources on its scale and centre."""
@@ -118,7 +117,7 @@ class EmpiricalPsf:
             return frames, sources
         if frame.psf_quality is not None and frame.psf_quality.change < self.settled:
             return frames, sources
-        refuse_varying(frame.psf)
+        check_refinable(frame.psf)
         choice = self.choose(frame, sources)
         chosen = np.zeros(len(sources), bool)
         chosen[choice.index] = True
@@ -127,8 +126,7 @@ class EmpiricalPsf:
             return self._keep(
                 frame, sources, quality, f"only {len(choice.index)} PSF stars, {self.min_stars} needed"
             )
-        share, vary = by_pass(self.damping, pass_no), pass_no >= self.vary_from
-        psf, scale, centre = self.update(frame, sources.take(choice.index), share, vary=vary)
+        psf, scale, centre = self.update(frame, sources.take(choice.index), by_pass(self.damping, pass_no))
         if flags.has(sources.flags, "forced").all():
             # positions that are given stay; their common offset belongs to nobody but the list
             centre = (0.0, 0.0)
@@ -235,7 +233,7 @@ class EmpiricalPsf:
         return index[rank < most][: self.max_stars]
 
     def update(
-        self, frame: Frame, stars: Sources, share: float = 1.0, *, vary: bool = True
+        self, frame: Frame, stars: Sources, share: float = 1.0
     ) -> tuple[EPSF, float, tuple[float, float]]:
         """Return the new PSF, the factor on all fluxes and the shift of all positions that keep the model.
 
@@ -261,7 +259,7 @@ class EmpiricalPsf:
         present = on_image(frame.psf, frame.exposure.shape)
         mean = refit(pixels, EPSF(present.cube[:1], present.oversample), half, reach)
         old = resampled(present, mean.oversample, half)
-        new = fit_variation(pixels, old, mean, reach, self.max_order if vary else 0)
+        new = fit_variation(pixels, old, mean, reach, self.max_order)
         if share < 1:
             new = mixed(old, new, share)
         total = float(new.cube[0].sum() / new.oversample**2)
@@ -287,7 +285,7 @@ class FixedPsf:
         return frames, sources
 
 
-def refuse_varying(psf: EPSF) -> None:
+def check_refinable(psf: EPSF) -> None:
     """Refuse a PSF that `EmpiricalPsf` cannot refine.
 
     Raises

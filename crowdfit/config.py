@@ -34,6 +34,7 @@ from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
 from crowdfit.stages.solve import LsqrSolve, PcgSolve
 from crowdfit.stages.stop import Settled
+from crowdfit.stages.stripes import LineStripes, NoStripes
 
 Overrides: TypeAlias = Iterable[str] | Mapping[str, object]
 
@@ -67,6 +68,7 @@ class Config:
     psf: Annotated[BlindPsf | GivenPsf, _KINDS, _STAGE] = BlindPsf()
     stamps: StampSizes = StampSizes()
     sky: Annotated[MeshSky | BlockSky | NebulaSky | FixedSky, _KINDS, _STAGE] = MeshSky()
+    stripes: Annotated[NoStripes | LineStripes, _KINDS, _STAGE] = NoStripes()
     detect: Annotated[ScoreDetect | CrowdsourceDetect | SepDetect | NoDetect, _KINDS, _STAGE] = ScoreDetect()
     confusion: Annotated[CountedConfusion | NoConfusion, _KINDS, _STAGE] = CountedConfusion()
     solve: Annotated[PcgSolve | LsqrSolve, _KINDS, _STAGE] = PcgSolve()

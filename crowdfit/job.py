@@ -16,6 +16,7 @@ from crowdfit.errors import ConfigError, CrowdfitError, InputError
 if TYPE_CHECKING:
     from crowdfit.api import FitResult
     from crowdfit.config import Config, Output
+    from crowdfit.detectors.destripe import Destripe
     from crowdfit.exposure import Exposure
     from crowdfit.io.positions import Positions
     from crowdfit.loop import State
@@ -230,6 +231,23 @@ class Job:
                 record=record,
                 resume=self.resume,
             )
+
+
+def destripe_all(images: Sequence[Path], job: Job, destripe: "Destripe", *, masks: bool) -> int:
+    """Write copies of images without stripes; one that is refused does not stop the others."""
+    from crowdfit.io.destriped import destripe_file  # noqa: PLC0415
+
+    prepare(images, job.out, ())
+    status = DONE
+    for image in images:
+        try:
+            done = destripe_file(image, job.out, destripe, job.config_for("").input, masks=masks)
+        except CrowdfitError as error:
+            status = refuse(str(error))
+            continue
+        if job.level != "quiet":
+            console.tell("\n  ".join([done.text, *map(str, done.files)]))
+    return status
 
 
 def _products(out: Path, image: Path, output: "Output") -> list[Path]:

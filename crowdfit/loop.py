@@ -139,6 +139,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
         draw = do.timed("render", render)
         fwhm = frames[0].psf.fwhm
         frames = do.sky(frames, sources, pass_no=pass_no)
+        frames = do.stripes(frames)
         found = do.detect(frames, sources, pass_no=pass_no)
         sources = sources.append(found)
         frames = draw(frames, found, onto_model=True)

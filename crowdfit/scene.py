@@ -91,6 +91,10 @@ class Scene:
     gain: PositiveFloat = Field(default=1.0, le=1e5, description="electrons per image unit")
     read_noise: NonNegativeFloat = Field(default=6.0, description="read noise (electrons)")
     saturation: PositiveFloat | None = Field(default=None, description="level at which pixels are clipped")
+    stripes: NonNegativeFloat = Field(default=0.0, description="rms of 1/f stripes along rows (pixel noise)")
+    amplifiers: Annotated[int, Field(ge=1, le=64), BeforeValidator(_no_bool)] = Field(
+        default=1, description="amplifiers, each with stripes of its own"
+    )
     bad_pixels: float = Field(default=0.0, ge=0, lt=1, description="fraction of bad pixels")
     dead_columns: Count = Field(default=0, description="number of columns that read zero")
     seed: Count = Field(default=1, description="seed of all random numbers")
@@ -204,7 +208,7 @@ CARDS: Final[Mapping[str, str]] = MappingProxyType(
         "ellipticity_bowl": "ELLBOWL",
         "sky": "SKYLEVEL", "sky_gradient": "SKYGRAD", "sky_angle": "SKYANGLE", "gain": "GAIN",
         "read_noise": "RDNOISE", "saturation": "SATURATE", "bad_pixels": "BADFRAC",
-        "dead_columns": "DEADCOLS", "seed": "SEED",
+        "stripes": "STRIPES", "amplifiers": "NAMPS", "dead_columns": "DEADCOLS", "seed": "SEED",
     }
 )  # fmt: skip
 """FITS keyword of every field of `Scene`."""

@@ -18,6 +18,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 import crowdfit
+from crowdfit.detectors.one_over_f import amplifier_edges
 from crowdfit.exposure import Exposure
 from crowdfit.io.atomic import atomic_path
 from crowdfit.psf import truth
@@ -37,6 +38,7 @@ __all__ = [
     "Scene",
     "Simulated",
     "draw_stars",
+    "draw_stripes",
     "local_scene",
     "named_scene",
     "simulate",
@@ -88,6 +90,8 @@ class Simulated:
         0 good, 1 bad, 2 saturated; bits add.
     sky, model : ndarray (ny, nx) float32
         Noiseless sky and noiseless stars.
+    stripes : ndarray (ny, nx) float32
+        Drift of the readout, which lies on top of both.
     truth : astropy.table.Table
         `x`, `y` (pix, 0-based pixel centres) and `flux` (image unit) of every star.
     """
@@ -100,6 +104,7 @@ class Simulated:
     dq: NDArray[np.uint32]
     sky: F32
     model: F32
+    stripes: F32
     truth: Table
 
     @property
@@ -196,7 +201,7 @@ def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
     -------
     Simulated
     """
-    places, fluxes, photons, defects = np.random.default_rng(scene.seed).spawn(4)
+    places, fluxes, photons, defects, drifts = np.random.default_rng(scene.seed).spawn(5)
     fwhm = scene.fwhm
     if psf is None and scene.psf_file is not None:
         psf = read_psf(scene.psf_file)
@@ -209,10 +214,11 @@ def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
     model = render(psf, stars["x"], stars["y"], stars["flux"], (scene.ny, scene.nx))
     sky = sky_plane(scene)
     expected = (sky + model).astype(np.float64)
-    data, dq = _expose(scene, expected, photons, defects)
+    stripes = draw_stripes(scene, drifts)
+    data, dq = _expose(scene, expected, stripes, photons, defects)
     err = np.sqrt(expected / scene.gain + (scene.read_noise / scene.gain) ** 2).astype(np.float32)
     log.info("simulated %d stars on %d x %d pixels, FWHM %.2f", len(stars), scene.ny, scene.nx, fwhm)
-    return Simulated(scene, psf, fwhm, data, err, dq, sky, model, stars)
+    return Simulated(scene, psf, fwhm, data, err, dq, sky, model, stripes, stars)
 
 
 def draw_stars(scene: Scene, places: np.random.Generator, fluxes: np.random.Generator) -> Table:
@@ -267,12 +273,30 @@ def sky_plane(scene: Scene) -> F32:
     return np.asarray(scene.sky * (1 + scene.sky_gradient * tilt), np.float32)
 
 
+def draw_stripes(scene: Scene, rng: np.random.Generator) -> F32:
+    """Return the stripes of the readout (ny, nx; image unit): offsets of rows with the power spectrum 1/f.
+
+    With several amplifiers half of the variance is common to all and half is each one's own.
+    """
+    if scene.stripes == 0:
+        return np.zeros((scene.ny, scene.nx), np.float32)
+    frequency = np.fft.rfftfreq(scene.ny)
+    frequency[0] = np.inf  # a common level would be sky
+    white = rng.normal(size=(scene.amplifiers + 1, scene.ny))
+    drift = np.fft.irfft(np.fft.rfft(white) / np.sqrt(frequency), scene.ny)
+    drift *= scene.stripes * scene.noise / drift.std(axis=1, keepdims=True)
+    whole, own = drift[0], drift[1:]
+    lines = np.sqrt(0.5) * (whole + own) if scene.amplifiers > 1 else own
+    edges = amplifier_edges(scene.nx, scene.amplifiers)
+    return np.repeat(lines.T.astype(np.float32), np.diff(edges), axis=1)
+
+
 def _expose(
-    scene: Scene, expected: F64, photons: np.random.Generator, defects: np.random.Generator
+    scene: Scene, expected: F64, stripes: F32, photons: np.random.Generator, defects: np.random.Generator
 ) -> tuple[F32, NDArray[np.uint32]]:
     """Return the image with noise, saturation and bad pixels, and its data quality."""
     data = photons.poisson(expected * scene.gain) / scene.gain
-    data += photons.normal(0, scene.read_noise / scene.gain, data.shape)
+    data += photons.normal(0, scene.read_noise / scene.gain, data.shape) + stripes
     dq = np.zeros(data.shape, np.uint32)
     if scene.saturation is not None:
         full = data >= scene.saturation

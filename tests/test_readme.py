@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from crowdfit import __version__, catalog, config, config_schema, flags, simulate
+from crowdfit import __version__, catalog, config, config_layers, config_schema, flags, simulate
 from crowdfit.cli import app
+from crowdfit.detectors.destripe import Destripe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -137,6 +138,9 @@ def test_commands_exist(words):
     assert {word for word in words if word.startswith("-")} <= known
     names = [words[i + 1] for i, word in enumerate(words) if word == "-c"]
     settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    if words[0] == "destripe":  # it has settings of its own
+        config_layers.resolve(Destripe, {}, None, settings)
+        return
     for name in names or [None]:
         config.load_config(None if name == "my.yaml" else name, settings)
 

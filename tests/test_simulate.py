@@ -347,6 +347,8 @@ REFUSED = {
     "gain": (0.0, "scene.gain"),
     "read_noise": (-1.0, "scene.read_noise"),
     "saturation": (0.0, "scene.saturation"),
+    "stripes": (-1.0, "scene.stripes"),
+    "amplifiers": (0, "scene.amplifiers: 0: .*1"),
     "bad_pixels": (1.0, "scene.bad_pixels"),
     "dead_columns": (400, r"dead_columns \(400\) must leave"),
     "seed": (True, "scene.seed: True: a number is needed"),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from crowdfit.errors import InputError
 from crowdfit.io.options import InputOptions
 
-__all__ = ["Layers", "Plane", "file_stem", "read_layers", "read_plane", "sha256_of"]
+__all__ = ["Layers", "Plane", "file_stem", "opened_to_change", "read_layers", "read_plane", "sha256_of"]
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +121,7 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
     """
     path = Path(path)
     with _opened(path, verify=options.verify) as (hdus, damaged):
-        sci = _image_hdu(hdus, path, options.sci_ext, ("SCI",), None) or _first_image(hdus, path)
-        err = _image_hdu(hdus, path, options.err_ext, tuple(ERROR_NAMES), sci)
-        weight = _image_hdu(hdus, path, options.wht_ext, WEIGHT_NAMES, sci)
-        # naming one of the two says that it is the one to use
-        err = None if options.err_ext is None and options.wht_ext is not None else err
-        weight = None if options.wht_ext is None and options.err_ext is not None else weight
-        dq = _image_hdu(hdus, path, options.dq_ext, DQ_NAMES, sci)
-        others = {"err": err, "weight": weight, "dq": dq}
+        sci, others = _chosen(hdus, path, options)
         used = [hdu for hdu in (sci, *others.values()) if hdu is not None]
         notes = _report_damage(path, damaged, {hdu.name for hdu in used})
         planes = {what: None if hdu is None else _data_of(hdu, path) for what, hdu in others.items()}
@@ -136,13 +129,50 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
             data=_data_of(sci, path),
             label=_label(path, hdus, sci),
             **planes,
-            err_kind=_kind_of(err),
+            err_kind=_kind_of(others["err"]),
             places={what: _label(path, hdus, hdu) for what, hdu in others.items() if hdu is not None},
             header=sci.header.copy(),
             primary=hdus[0].header.copy(),
             meta={"FILE": path.name, "EXTENSION": _name_of(hdus, sci), "SHA256": sha256_of(path)},
             notes=notes,
         )
+
+
+def _chosen(hdus: fits.HDUList, path: Path, options: InputOptions) -> tuple[HDU, dict[str, HDU | None]]:
+    """Return the HDU of the image, and those of "err", "weight" and "dq" that belong to it."""
+    sci = _image_hdu(hdus, path, options.sci_ext, ("SCI",), None) or _first_image(hdus, path)
+    err = _image_hdu(hdus, path, options.err_ext, tuple(ERROR_NAMES), sci)
+    weight = _image_hdu(hdus, path, options.wht_ext, WEIGHT_NAMES, sci)
+    # naming one of the two says that it is the one to use
+    err = None if options.err_ext is None and options.wht_ext is not None else err
+    weight = None if options.wht_ext is None and options.err_ext is not None else weight
+    return sci, {"err": err, "weight": weight, "dq": _image_hdu(hdus, path, options.dq_ext, DQ_NAMES, sci)}
+
+
+@contextmanager
+def opened_to_change(
+    path: str | Path, options: InputOptions
+) -> Iterator[tuple[fits.HDUList, HDU, dict[int, str]]]:
+    """Open a file of which a changed copy shall be written, with all its extensions.
+
+    Yields
+    ------
+    hdus : astropy.io.fits.HDUList
+        All that is in the file; its pixels may be replaced, the file stays as it is.
+    sci : HDU
+        The image.
+    noise : dict of int to str
+        Number of each plane with noise of the image, and what it holds: "error", "variance" or "ivar".
+    """
+    path = Path(path)
+    with _opened(path, verify=options.verify) as (hdus, _):
+        sci, others = _chosen(hdus, path, options)
+        noise = {
+            hdus.index_of(hdu): _kind_of(hdu)
+            for name, hdu in others.items()
+            if hdu is not None and name != "dq"
+        }
+        yield hdus, sci, noise
 
 
 def read_plane(path: str | Path, what: Literal["err", "dq"]) -> Plane:

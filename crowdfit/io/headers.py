@@ -28,7 +28,7 @@ PUPIL_FILTERS: Final = ("F162M", "F164N", "F323N", "F405N", "F466N", "F470N")
 """NIRCam filters that sit in the pupil wheel; FILTER then names the blocker in front of them."""
 KEPT_KEYS: Final = (
     "TELESCOP", "INSTRUME", "DETECTOR", "OBJECT", "DATE-OBS", "EXPSTART", "EXPMID", "CAL_VER", "CRDS_CTX",
-    "CRDS_VER", "PHOTMJSR", "PIXAR_SR", "PIXAR_A2", "PHOTFLAM", "PHOTPLAM", "PHOTZPT",
+    "CRDS_VER", "FASTAXIS", "PHOTMJSR", "PIXAR_SR", "PIXAR_A2", "PHOTFLAM", "PHOTPLAM", "PHOTZPT",
 )  # fmt: skip
 """Carried into the metadata of the products when present."""
 

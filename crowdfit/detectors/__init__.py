@@ -1,0 +1,1 @@
+"""What detectors add to an image besides the sky."""

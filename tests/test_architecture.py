@@ -14,7 +14,7 @@ LAYERS = (
     ("_kernels",),
     ("psf", "render"),
     ("whitening",),
-    ("frame", "counts", "stages", "photometry", "surface", "io.options"),
+    ("frame", "counts", "stages", "photometry", "surface", "io.options", "io.dq"),
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),
     ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "likeness", "match"),

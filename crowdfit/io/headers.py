@@ -80,7 +80,9 @@ def read_facts(headers: Iterable[fits.Header], options: InputOptions) -> Facts:
     """
     headers = tuple(headers)
     facts = Facts(band=_band(headers))
-    facts.exptime = _number(headers, EXPTIME_KEYS, facts.notes)
+    is_jwst = header_value(headers, "TELESCOP") == "JWST"
+    # EXPOSURE counts exposure requests there
+    facts.exptime = _number(headers, EXPTIME_KEYS[:-1] if is_jwst else EXPTIME_KEYS, facts.notes)
     facts.unit = _unit(headers, facts.notes)
     facts.gain = _gain(headers, facts, options)
     facts.rdnoise = _given_or_read(

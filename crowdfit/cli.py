@@ -454,21 +454,96 @@ def average(
 
 
 @app.command()
+def calibrate(  # noqa: PLR0913, PLR0917 - one argument for each option
+    catalog: Annotated[Path, typer.Argument(help="Catalogue of a fit.", metavar="CATALOGUE")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="File to write; its suffix is the format.", metavar="FILE")
+    ],
+    config: ConfigName = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change one setting of the calibration, for example --set calibration.system=Vega; may be repeated.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Fit the zero point against this catalogue: ra, dec (deg) and magnitudes.",
+            metavar="FILE",
+        ),
+    ] = None,
+    reference_mag: Annotated[
+        str | None, typer.Option("--reference-mag", help="Its column of magnitudes.", metavar="COLUMN")
+    ] = None,
+    radius: Annotated[
+        str | None,
+        typer.Option("--radius", help="Match radius in arcsec; default 0.2.", metavar="R"),
+    ] = None,
+    min_snr: Annotated[
+        float,
+        typer.Option("--min-snr", min=0, help="Least S/N of the stars that are compared.", metavar="S/N"),
+    ] = 20.0,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Plot of the comparison; default: beside the result.", metavar="FILE"),
+    ] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Calibrate a catalogue: magnitudes in AB, Vega or ST, flux densities, and the full error budget."""
+    from crowdfit.calibration.command import ReferenceOptions, calibrate_file  # noqa: PLC0415
+
+    if reference is None and any(value is not None for value in (reference_mag, radius, plot)):
+        raise ConfigError("calibrate: --reference-mag, --radius and --plot need --reference FILE")
+    compared = (
+        None if reference is None else ReferenceOptions(reference, reference_mag, radius, min_snr, plot)
+    )
+    with console.logging_to(console.level_name(quiet, 0)):
+        said = calibrate_file(catalog, out, config, settings or [], compared)
+    if not quiet:
+        typer.echo(said)
+    return DONE
+
+
+@app.command()
 def columns(
     averaged: Annotated[
         bool, typer.Option("--average", help="The columns that `crowdfit average` writes.")
+    ] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="The columns that a calibration adds.")
     ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
     from crowdfit.catalog import AVERAGE_COLUMNS, COLUMNS, columns_table  # noqa: PLC0415
 
+    if calibrated:
+        from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
+
+        typer.echo(columns_table(CALIBRATED_COLUMNS))
+        return DONE
     typer.echo(columns_table(AVERAGE_COLUMNS if averaged else COLUMNS))
     return DONE
 
 
 @app.command()
-def flags() -> int:
-    """Print every source flag with its value and meaning."""
+def flags(
+    dq: Annotated[
+        int | None,
+        typer.Option(
+            "--dq", min=0, max=2**32 - 1, help="Name the bits of a JWST data-quality value.", metavar="VALUE"
+        ),
+    ] = None,
+) -> int:
+    """Print every source flag with its value and meaning, or the names of JWST data-quality bits."""
+    if dq is not None:
+        from crowdfit.io.dq import decode_dq  # noqa: PLC0415
+
+        typer.echo("\n".join(decode_dq(dq)) or "no bits")
+        return DONE
     from crowdfit.flags import SOURCE_FLAGS  # noqa: PLC0415
 
     rows = [(str(flag.value), flag.name, flag.text) for flag in SOURCE_FLAGS]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure, check_image
-from crowdfit.io.gwcs import ExactWCS, joined, with_gwcs
+from crowdfit.io.gwcs import ExactWCS, with_gwcs
 from crowdfit.io.hdus import Layers
 from crowdfit.io.headers import Facts, read_facts
 from crowdfit.io.jwst import doubt_about_sip, prepare
@@ -94,6 +94,10 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     facts.notes += noise.notes
     world = CheckedWCS(wcs, "") if wcs is not None else _world(layers, options)
     facts.notes += [world.note] if world.note else []
+    if world.wcs is not None and not isinstance(world.wcs, ExactWCS) and (doubt := doubt_about_sip(layers)):
+        facts.notes.append(doubt)
+        layers.alarms.add(doubt)
+    facts.meta |= _pixel_area(world, facts)
     for note in facts.notes:
         log.log(logging.WARNING if note in layers.alarms else logging.INFO, "%s: %s", layers.label, note)
     exposure = Exposure.of(
@@ -110,6 +114,15 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
         notes=tuple(facts.notes),
     )
     return dataclasses.replace(exposure, name=name)
+
+
+def _pixel_area(world: CheckedWCS, facts: Facts) -> dict[str, float]:
+    """Return the mean area of a pixel (sr) by the WCS, for surface brightness whose header does not tell it."""
+    if not facts.unit.endswith("/sr") or "PIXAR_SR" in facts.meta or world.wcs is None:
+        return {}
+    from astropy.wcs.utils import proj_plane_pixel_area  # noqa: PLC0415 - slow to import
+
+    return {"PIXEL_SR": float(proj_plane_pixel_area(world.wcs.celestial)) * float(np.radians(1)) ** 2}
 
 
 def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
@@ -158,11 +171,7 @@ def _world(layers: Layers, options: InputOptions) -> CheckedWCS:
     world = read_wcs(layers.header, layers.data.shape)
     if options.wcs == "gwcs" or (options.wcs == "auto" and layers.asdf):
         world = with_gwcs(world, layers.asdf, layers.data.shape, options.wcs, layers.label)
-    if world.wcs is None or isinstance(world.wcs, ExactWCS) or not (doubt := doubt_about_sip(layers)):
-        return world
-    note = joined(world.note, doubt)
-    layers.alarms.add(note)
-    return CheckedWCS(world.wcs, note)
+    return world
 
 
 def _check_units(layers: Layers, err: Array | None, weight: Array | None, power: int) -> None:

@@ -14,7 +14,7 @@ import yaml
 from crowdfit.errors import InputError
 from crowdfit.world import CheckedWCS, pixel_to_sky, sky_to_pixel
 
-__all__ = ["ExactWCS", "joined", "with_gwcs"]
+__all__ = ["ExactWCS", "with_gwcs"]
 
 AGREES: Final = 0.5
 """Largest distance (pix) between the two at the centre of the image; SIP is good to 0.25 pix."""
@@ -106,15 +106,10 @@ def with_gwcs(
         # that optional packages are missing is said only where the header is inaccurate (crowdfit.io.jwst)
         is_news = bool(content) and PACKAGES not in problem
         note = f"gwcs in the ASDF extension not used: {problem}" if is_news else ""
-        return CheckedWCS(checked.wcs, joined(checked.note, note))
+        return CheckedWCS(checked.wcs, "; ".join(filter(None, (checked.note, note))))
     return CheckedWCS(
         ExactWCS(checked.wcs, found.wcs), "ra and dec from the gwcs object in the ASDF extension"
     )
-
-
-def joined(*notes: str) -> str:
-    """Return notes on one line, empty ones left out."""
-    return "; ".join(filter(None, notes))
 
 
 def _read_gwcs(content: bytes) -> _Found:

@@ -27,8 +27,9 @@ FILTER_KEYS: Final = ("FILTER", "FILTNAM1", "FILTER1", "FILTER2", "BAND")
 PUPIL_FILTERS: Final = ("F162M", "F164N", "F323N", "F405N", "F466N", "F470N")
 """NIRCam filters that sit in the pupil wheel; FILTER then names the blocker in front of them."""
 KEPT_KEYS: Final = (
-    "TELESCOP", "INSTRUME", "DETECTOR", "OBJECT", "DATE-OBS", "EXPSTART", "EXPMID", "CAL_VER", "CRDS_CTX",
+    "TELESCOP", "INSTRUME", "DETECTOR", "SUBARRAY", "OBJECT", "DATE-OBS", "EXPSTART", "EXPMID", "CAL_VER", "CRDS_CTX",
     "CRDS_VER", "PHOTMJSR", "PIXAR_SR", "PIXAR_A2", "PHOTFLAM", "PHOTPLAM", "PHOTZPT",
+    "MAGZERO", "MAGZPT",
 )  # fmt: skip
 """Carried into the metadata of the products when present."""
 

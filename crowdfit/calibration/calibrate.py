@@ -10,12 +10,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Column as TableColumn
-from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
 from crowdfit.calibration.columns import CALIBRATED_COLUMNS, FLUX_UNIT
@@ -31,6 +29,9 @@ from crowdfit.calibration.zeropoints import (
     zero_point_of,
 )
 from crowdfit.errors import InputError
+
+if TYPE_CHECKING:
+    from astropy.table import QTable, Table
 
 __all__ = ["Calibrator", "calibrate", "colour_of", "column_of", "prepare"]
 
@@ -73,7 +74,7 @@ class Calibrator:
     extinction: float
     notes: tuple[str, ...]
 
-    def apply(self, catalog: Table) -> QTable:
+    def apply(self, catalog: "Table") -> "QTable":
         """Return the catalogue with the columns of `CALIBRATED_COLUMNS`; older ones of that name are replaced.
 
         Raises
@@ -111,7 +112,7 @@ class Calibrator:
         )
         return self._table(catalog, values)
 
-    def _colour_term(self, catalog: Table) -> tuple[F64, F64]:
+    def _colour_term(self, catalog: "Table") -> tuple[F64, F64]:
         """Return what the colour term adds (mag) to each star, and its error; 0 without one."""
         options, none = self.options, np.zeros(len(catalog))
         if options.colour is None:
@@ -128,7 +129,7 @@ class Calibrator:
             np.abs(away, where=known, out=none + abs(typical)) * options.colour_term_err, ~known * lost
         )
 
-    def _extinction(self, catalog: Table) -> tuple[F64, F64]:
+    def _extinction(self, catalog: "Table") -> tuple[F64, F64]:
         """Return the extinction (mag) of each star and its error; 0 without a correction."""
         ebv = self.options.ebv
         if ebv is None:
@@ -140,7 +141,7 @@ class Calibrator:
         extinction = self.extinction * excess
         return extinction, extinction * self.options.ebv_err
 
-    def _sky(self, catalog: Table, flux: F64, flux_err: F64) -> F64:
+    def _sky(self, catalog: "Table", flux: F64, flux_err: F64) -> F64:
         """Return the error of the flux (image unit) that comes from the sky under the star."""
         names = set(catalog.colnames)
         if self.options.sky_err is not None and "fwhm" in names:
@@ -171,17 +172,17 @@ class Calibrator:
             return None
         return float(jansky_of_ab(self.zero_point.value))
 
-    def _table(self, catalog: Table, values: Mapping[str, F64]) -> QTable:
+    def _table(self, catalog: "Table", values: Mapping[str, F64]) -> "QTable":
         """Return the catalogue with the new columns at its end and the facts in its metadata."""
+        from astropy.table import QTable  # noqa: PLC0415 - slow to import, and needed at the end only
+
         table = QTable(catalog, copy=True)
         table.remove_columns([entry.name for entry in CALIBRATED_COLUMNS if entry.name in table.colnames])
         for entry in CALIBRATED_COLUMNS:
             if entry.name not in values:
                 continue
             unit = self.options.flux_unit if entry.unit == FLUX_UNIT else entry.unit
-            table[entry.name] = (
-                u.Quantity(values[entry.name], unit) if unit else TableColumn(values[entry.name])
-            )
+            table[entry.name] = u.Quantity(values[entry.name], unit)
             table[entry.name].info.description = entry.text
             table[entry.name].info.meta = {"ucd": entry.ucd}
         table.meta |= self._metadata()
@@ -259,7 +260,7 @@ def prepare(
     return Calibrator(options, facts, zero_point, aperture, extinction, tuple(notes))
 
 
-def calibrate(catalog: Table, options: Calibration | None = None, label: str = "catalogue") -> QTable:
+def calibrate(catalog: "Table", options: Calibration | None = None, label: str = "catalogue") -> "QTable":
     """Return a catalogue with calibrated magnitudes and their error budget.
 
     Parameters
@@ -286,7 +287,7 @@ def calibrate(catalog: Table, options: Calibration | None = None, label: str = "
     return found.apply(catalog)
 
 
-def column_of(catalog: Table, name: str) -> F64:
+def column_of(catalog: "Table", name: str) -> F64:
     """Return a numeric column (n,) as float64 without unit, NaN where it is masked.
 
     Raises
@@ -304,7 +305,7 @@ def column_of(catalog: Table, name: str) -> F64:
         raise InputError(f"catalogue: column {name} holds no numbers; name another one") from exc
 
 
-def colour_of(catalog: Table, text: str) -> F64:
+def colour_of(catalog: "Table", text: str) -> F64:
     """Return a colour (n,): a column, or the difference of two written with a minus sign."""
     name = text.strip()
     if name in catalog.colnames:
@@ -315,7 +316,7 @@ def colour_of(catalog: Table, text: str) -> F64:
     return column_of(catalog, first.strip()) - column_of(catalog, second.strip())
 
 
-def _blend(catalog: Table, flux: str, flux_err: F64) -> F64:
+def _blend(catalog: "Table", flux: str, flux_err: F64) -> F64:
     """Return what free neighbours add to the error of the flux (image unit), NaN where that is not known."""
     if flux != "flux" or "flux_err_marginal" not in catalog.colnames:
         return np.full(len(flux_err), np.nan)
@@ -323,7 +324,7 @@ def _blend(catalog: Table, flux: str, flux_err: F64) -> F64:
     return np.sqrt(np.maximum(marginal**2 - flux_err**2, 0))
 
 
-def _sky_scatter(catalog: Table, flux: F64, flux_err: F64) -> float:
+def _sky_scatter(catalog: "Table", flux: F64, flux_err: F64) -> float:
     """Return the error of fluxes (image unit) that the sky causes: the scatter of flux_lbs beyond its errors (P063).
 
     A sky that is off by d moves flux by d n_eff and flux_lbs not at all, so their difference scatters by the error

@@ -5,6 +5,7 @@ Coefficients of tables that stop at 3 um are 0 beyond; the curve of Gordon et al
 for stars that are not very cool.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def coefficient(pivot: float, rv: float = 3.1) -> float:
         dust_extinction is not installed, or the wavelength is off the curve.
     """
     try:
-        from dust_extinction.parameter_averages import G23  # noqa: PLC0415 - optional
+        curves = import_module("dust_extinction.parameter_averages")
     except ImportError as exc:
         raise InputError(
             "calibration.extinction: the curve needs dust_extinction: pip install 'crowdfit[extinction]', or set "
             "A(filter) / E(B-V) yourself"
         ) from exc
-    curve = G23(Rv=rv)
+    curve = curves.G23(Rv=rv)
     low, high = sorted(1 / limit for limit in curve.x_range)
     if not low <= pivot <= high:
         raise InputError(

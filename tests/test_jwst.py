@@ -238,6 +238,30 @@ def test_subarrays_and_cutouts(tmp_path):
     assert "112 x 96, cut from 2048 x 2048" in notes_of(read_exposure(tmp_path / "b.fits"))
 
 
+def test_subarray_tells_where_a_psf_grid_begins(tmp_path):
+    """SUBSTRT of a whole subarray; that of a cutout says nothing about where it was cut."""
+    files.write_cal(tmp_path / "a.fits", primary={"SUBSTRT1": 513, "SUBSTRT2": 257})
+    meta = read_exposure(tmp_path / "a.fits").meta
+    assert (meta["SUBSTRT1"], meta["SUBSTRT2"]) == (513, 257)
+    files.write_cal(tmp_path / "b.fits", primary={"SUBSTRT1": 513, "SUBSIZE1": 2048, "SUBSIZE2": 2048})
+    assert "SUBSTRT1" not in read_exposure(tmp_path / "b.fits").meta
+
+
+def test_field_over_right_ascension_zero(tmp_path):
+    """M026: the catalogue has no jump of 360 deg, and matches itself."""
+    from crowdfit.catalog import build_catalog  # noqa: PLC0415
+
+    files.write_cal(tmp_path / "a.fits", ra=0.0)
+    exposure = read_exposure(tmp_path / "a.fits")
+    x = np.array([20.0, 55.5, 90.0])
+    table = build_catalog(
+        {"id": np.arange(3), "x": x, "y": np.full(3, 47.5), "flux": np.ones(3), "flux_err": np.ones(3)},
+        exposure,
+    )
+    expected = (55.5 - x) * files.SCALE / np.cos(np.radians(30))
+    np.testing.assert_allclose(table["ra"].value, expected, atol=0.01 * files.SCALE)
+
+
 def test_calints_are_refused(tmp_path):
     files.write_cal(tmp_path / "a.fits")
     with fits.open(tmp_path / "a.fits", mode="update") as hdus:

@@ -164,7 +164,12 @@ def _note_headers(layers: Layers) -> None:
             "calibration.zero_point"
         )
     sizes = tuple(header_value(headers, f"SUBSIZE{axis}") for axis in (2, 1))
-    if not is_resampled(layers) and None not in sizes and sizes != layers.data.shape:
+    if is_resampled(layers) or None in sizes:
+        return
+    if sizes == layers.data.shape:
+        starts = {key: header_value(headers, key) for key in ("SUBSTRT1", "SUBSTRT2")}
+        layers.meta |= {key: value for key, value in starts.items() if value is not None}
+    else:
         layers.notes.append(
             f"the image is {layers.data.shape[1]} x {layers.data.shape[0]}, cut from {sizes[1]} x {sizes[0]}: S_REGION "
             "and the gwcs object still speak of the whole"

@@ -172,6 +172,16 @@ def test_policies(tmp_path):
         good(dq_good="strict", dq="codes")
 
 
+def test_mask_of_the_user_has_bits_of_its_own(tmp_path):
+    """Non-zero is bad in a mask that is given, whatever the policy for the bits of the pipeline says."""
+    files.write_cal(tmp_path / "a.fits")
+    mask = np.zeros(files.SHAPE, np.uint8)
+    mask[30, 40] = 4
+    exposure = read_exposure(tmp_path / "a.fits", dq=mask)
+    assert not exposure.good[30, 40]
+    assert read_exposure(tmp_path / "a.fits", InputOptions(dq_good="4"), dq=mask).good[30, 40]
+
+
 def test_saturated_cores(tmp_path):
     """P083: trap: SATURATED alone leaves a pixel usable; with DO_NOT_USE it is a lost core, where a star hides."""
     dq = files.quality_of()
@@ -217,6 +227,20 @@ def test_old_sip_is_a_warning(tmp_path, caplog, sip_error, version, words):
         read_exposure(tmp_path / "a.fits")
     assert ("SIP distortion" in caplog.text) == (words is not None)
     assert words is None or words in caplog.text
+
+
+def test_pixel_area_of_another_scale(tmp_path, caplog):
+    """P008, P009: a mosaic on half the scale with PIXAR_SR of the detector is 1.505 mag off: said, not guessed."""
+    with caplog.at_level(logging.WARNING):
+        files.write_i2d(tmp_path / "a_i2d.fits")
+        read_exposure(tmp_path / "a_i2d.fits")
+    assert caplog.text == ""
+    half = {"CDELT1": files.SCALE / 2, "CDELT2": files.SCALE / 2}
+    files.write_i2d(tmp_path / "b_i2d.fits", sci=half)
+    with caplog.at_level(logging.WARNING):
+        read_exposure(tmp_path / "b_i2d.fits")
+    assert "PIXAR_SR" in caplog.text
+    assert "-1.50" in caplog.text
 
 
 def test_photom_skipped(tmp_path, caplog):

@@ -78,6 +78,7 @@ def test_zero_point_cards():
     assert value(meta | {"MAGZERO": "29.915"}).value == 29.915
     assert value(meta | {"unit": "electron/s"}).value == 24.842
     assert value(meta | {"unit": "MJy/sr"}) is None
+    assert value(meta | {"MAGZPT": "0.0", "MAGZERO": "99"}) is None
 
 
 def test_vega_zero_point():

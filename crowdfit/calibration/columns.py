@@ -13,7 +13,10 @@ _ERROR: Final = "stat.error;phot.mag"
 _SYSTEMATIC: Final = "stat.error.sys;phot.mag"
 
 CALIBRATED_COLUMNS: Final = (
-    Column("flux_cal", FLUX_UNIT, "f8", "phot.flux.density", "", "total flux density, corrected like mag_cal"),
+    Column(
+        "flux_cal", FLUX_UNIT, "f8", "phot.flux.density", "",
+        "total flux density in calibration.flux_unit, corrected like mag_cal",
+    ),
     Column("flux_cal_err", FLUX_UNIT, "f8", "stat.error;phot.flux.density", "", "random error of flux_cal"),
     Column(
         "mag_cal", "mag", "f8", "phot.mag", "",

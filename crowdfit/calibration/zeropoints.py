@@ -39,6 +39,8 @@ Facts = Mapping[str, str]
 HEADER_ERRORS: Final = {"NIRCAM": 0.05, "MIRI": 0.03}
 """Uncertainty of header zero points (mag): NIRCam detectors agree to 0.05 (Weisz et al. 2024), standard stars on MIRI
 scatter by 0.01 to 0.04 (Gordon et al. 2025)."""
+PLAUSIBLE: Final = (10.0, 45.0)
+"""Zero points of keywords outside of this (mag) are placeholders."""
 CONTRADICTS: Final = 0.01
 """Difference from the header (mag) above which a zero point that was given is worth a word."""
 
@@ -172,7 +174,8 @@ def _zero_point_card(facts: Facts, unit: str) -> ZeroPoint | None:
     """Return the zero point that a keyword gives, for counts (MAGZERO) or counts per second (MAGZPT)."""
     if unit.split("/", maxsplit=1)[0] not in ("", "ct", "adu", "electron"):
         return None
-    per_image, per_second, time = (number(facts, key) for key in ("MAGZERO", "MAGZPT", "EXPTIME"))
+    per_image, per_second = (_plausible(number(facts, key)) for key in ("MAGZERO", "MAGZPT"))
+    time = number(facts, "EXPTIME")
     if unit.endswith("/s"):
         return None if per_second is None else ZeroPoint(per_second, np.nan, "AB", "MAGZPT, taken as AB")
     if per_image is not None:
@@ -181,6 +184,12 @@ def _zero_point_card(facts: Facts, unit: str) -> ZeroPoint | None:
         value = per_second + 2.5 * float(np.log10(time))
         return ZeroPoint(value, np.nan, "AB", f"MAGZPT, taken as AB, {time:g} s")
     return None
+
+
+def _plausible(value: float | None) -> float | None:
+    """Return a zero point, None for a placeholder such as 0 or 99."""
+    low, high = PLAUSIBLE
+    return value if value is not None and low < value < high else None
 
 
 def _from_table(path: Path, facts: Facts, options: Calibration) -> ZeroPoint:

@@ -15,7 +15,7 @@ from crowdfit.exposure import Exposure, check_image
 from crowdfit.io.gwcs import ExactWCS, with_gwcs
 from crowdfit.io.hdus import Layers
 from crowdfit.io.headers import Facts, read_facts
-from crowdfit.io.jwst import doubt_about_sip, prepare
+from crowdfit.io.jwst import doubt_about_area, doubt_about_sip, prepare
 from crowdfit.io.masking import as_dq, mask_pixels
 from crowdfit.io.noise import (
     Noise,
@@ -97,7 +97,12 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     if world.wcs is not None and not isinstance(world.wcs, ExactWCS) and (doubt := doubt_about_sip(layers)):
         facts.notes.append(doubt)
         layers.alarms.add(doubt)
-    facts.meta |= _pixel_area(world, facts)
+    area = None if world.wcs is None else _pixel_area(world)
+    if area is not None and facts.unit.endswith("/sr") and "PIXAR_SR" not in facts.meta:
+        facts.meta["PIXEL_SR"] = area
+    if doubt := doubt_about_area(layers, area):
+        facts.notes.append(doubt)
+        layers.alarms.add(doubt)
     for note in facts.notes:
         log.log(logging.WARNING if note in layers.alarms else logging.INFO, "%s: %s", layers.label, note)
     exposure = Exposure.of(
@@ -116,13 +121,13 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     return dataclasses.replace(exposure, name=name)
 
 
-def _pixel_area(world: CheckedWCS, facts: Facts) -> dict[str, float]:
-    """Return the mean area of a pixel (sr) by the WCS, for surface brightness whose header does not tell it."""
-    if not facts.unit.endswith("/sr") or "PIXAR_SR" in facts.meta or world.wcs is None:
-        return {}
+def _pixel_area(world: CheckedWCS) -> float | None:
+    """Return the area of a pixel (sr) at the reference point of a WCS, None where it is not one of FITS."""
+    if not hasattr(world.wcs, "celestial"):
+        return None
     from astropy.wcs.utils import proj_plane_pixel_area  # noqa: PLC0415 - slow to import
 
-    return {"PIXEL_SR": float(proj_plane_pixel_area(world.wcs.celestial)) * float(np.radians(1)) ** 2}
+    return float(proj_plane_pixel_area(world.wcs.celestial)) * float(np.radians(1)) ** 2
 
 
 def _checked_planes(layers: Layers, options: InputOptions) -> Planes:

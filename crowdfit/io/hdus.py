@@ -77,6 +77,8 @@ class Layers:
         Error plane, inverse variance and data quality.
     err_kind : str
         What `err` holds: "error", "variance" or "ivar".
+    own_dq : bool
+        Whether `dq` has the bits of the instrument; a mask from elsewhere has bits of its own.
     companions : dict of str to ndarray
         Planes in `COMPANION_NAMES`, by name, where the file has them.
     asdf : bytes
@@ -99,6 +101,7 @@ class Layers:
     weight: Array | None = None
     dq: Array | None = None
     err_kind: str = "error"
+    own_dq: bool = True
     companions: dict[str, Array] = field(default_factory=dict)
     asdf: bytes = b""
     places: dict[str, str] = field(default_factory=dict)
@@ -125,7 +128,7 @@ class Layers:
 
     def replace_dq(self, plane: Plane) -> None:
         """Take the data quality from another plane."""
-        self.dq = plane.data
+        self.dq, self.own_dq = plane.data, False
         self.places["dq"] = plane.label
 
     def place(self, what: str) -> str:

@@ -18,12 +18,14 @@ from crowdfit.io.hdus import Layers
 from crowdfit.io.headers import header_value
 from crowdfit.io.options import InputOptions
 
-__all__ = ["doubt_about_sip", "is_jwst", "is_resampled", "prepare"]
+__all__ = ["doubt_about_area", "doubt_about_sip", "is_jwst", "is_resampled", "prepare"]
 
 Array = NDArray[Any]
 
 AREA_RANGE: Final = (0.8, 1.25)
 """Medians between which an AREA plane is a relative pixel area; in steradian or arcsec^2 it is not."""
+SAME_AREA: Final = 0.05
+"""Largest relative difference of two pixel areas that distortion explains."""
 ACCURATE_SIP: Final = 0.05
 """Largest error of the SIP polynomials (pix) that is not worth a word."""
 ACCURATE_SINCE: Final = (1, 12)
@@ -84,7 +86,7 @@ def _with_policy(layers: Layers, options: InputOptions, from_jwst: bool) -> Inpu
     """Return the options with `dq_good` resolved; codes and planes that are ignored have no bits."""
     policy = options.dq_good
     if policy == "auto":
-        wanted = from_jwst and options.dq == "bits" and not options.dq_ignore
+        wanted = from_jwst and layers.own_dq and options.dq == "bits" and not options.dq_ignore
         policy = "photometry" if wanted else 0
     elif options.dq == "codes":
         raise InputError(
@@ -174,6 +176,19 @@ def _note_headers(layers: Layers) -> None:
             f"the image is {layers.data.shape[1]} x {layers.data.shape[0]}, cut from {sizes[1]} x {sizes[0]}: S_REGION "
             "and the gwcs object still speak of the whole"
         )
+
+
+def doubt_about_area(layers: Layers, area: float | None) -> str:
+    """Return a warning when the pixel area of the WCS (sr) is not PIXAR_SR, or nothing (P008)."""
+    told = header_value((layers.header, layers.primary), "PIXAR_SR")
+    if area is None or not is_jwst(layers) or not isinstance(told, int | float) or not told > 0:
+        return ""
+    if abs(area / told - 1) < SAME_AREA:
+        return ""
+    return (
+        f"PIXAR_SR = {told:.4g} sr, but pixels of the WCS have {area:.4g} sr: magnitudes rest on PIXAR_SR and are off "
+        f"by {2.5 * np.log10(area / told):+.3f} mag if it is the wrong one; give calibration.zero_point"
+    )
 
 
 def doubt_about_sip(layers: Layers) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from crowdfit import console
+from crowdfit.cli_calibrate import calibrate
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
 from crowdfit.job import (
     DONE,
@@ -456,59 +457,7 @@ def average(
     return DONE
 
 
-@app.command()
-def calibrate(  # noqa: PLR0913, PLR0917 - one argument for each option
-    catalog: Annotated[Path, typer.Argument(help="Catalogue of a fit.", metavar="CATALOGUE")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="File to write; its suffix is the format.", metavar="FILE")
-    ],
-    config: ConfigName = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change one setting of the calibration, for example --set calibration.system=Vega; may be repeated.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            "--reference",
-            help="Fit the zero point against this catalogue: ra, dec (deg) and magnitudes.",
-            metavar="FILE",
-        ),
-    ] = None,
-    reference_mag: Annotated[
-        str | None, typer.Option("--reference-mag", help="Its column of magnitudes.", metavar="COLUMN")
-    ] = None,
-    radius: Annotated[
-        str | None,
-        typer.Option("--radius", help="Match radius in arcsec; default 0.2.", metavar="R"),
-    ] = None,
-    min_snr: Annotated[
-        float,
-        typer.Option("--min-snr", min=0, help="Least S/N of the stars that are compared.", metavar="S/N"),
-    ] = 20.0,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Plot of the comparison; default: beside the result.", metavar="FILE"),
-    ] = None,
-    quiet: Quiet = False,
-) -> int:
-    """Calibrate a catalogue: magnitudes in AB, Vega or ST, flux densities, and the full error budget."""
-    from crowdfit.calibration.command import ReferenceOptions, calibrate_file  # noqa: PLC0415
-
-    if reference is None and any(value is not None for value in (reference_mag, radius, plot)):
-        raise ConfigError("calibrate: --reference-mag, --radius and --plot need --reference FILE")
-    compared = (
-        None if reference is None else ReferenceOptions(reference, reference_mag, radius, min_snr, plot)
-    )
-    with console.logging_to(console.level_name(quiet, 0)):
-        said = calibrate_file(catalog, out, config, settings or [], compared)
-    if not quiet:
-        typer.echo(said)
-    return DONE
+app.command()(calibrate)
 
 
 @app.command()

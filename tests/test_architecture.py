@@ -30,7 +30,7 @@ LAYERS = (
         "match",
     ),
     ("api", "provenance"),
-    ("job", "cli", "console", "__main__"),
+    ("job", "cli", "cli_calibrate", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.
 

@@ -47,6 +47,8 @@ LEAST: Final = 30
 MAD: Final = 1.4826
 N_EFF: Final = np.pi / 1.18**2
 """Effective area of a PSF over the square of the column fwhm."""
+CONSTANT_COSTS: Final = N_EFF / 4**2
+"""Share of flux_lbs_err^2 that the free constant costs: effective area over that of the stamp, 4 FWHM wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,16 +330,16 @@ def _sky_scatter(catalog: "Table", flux: F64, flux_err: F64) -> float:
     """Return the error of fluxes (image unit) that the sky causes: the scatter of flux_lbs beyond its errors (P063).
 
     A sky that is off by d moves flux by d n_eff and flux_lbs not at all, so their difference scatters by the error
-    wanted and by what a free constant costs, which is flux_lbs_err^2 - flux_err^2.
+    wanted and by what a free constant costs.
     """
     free, free_err = column_of(catalog, "flux_lbs"), column_of(catalog, "flux_lbs_err")
     with np.errstate(invalid="ignore"):
-        usable = np.isfinite(free) & (free_err > flux_err) & (flux > 0) & (flux < FAINT * flux_err)
+        usable = np.isfinite(free) & (free_err > 0) & (flux > 0) & (flux < FAINT * flux_err)
     if np.count_nonzero(usable) < LEAST:
         return np.nan
     off = (free - flux)[usable]
     seen = MAD * float(np.median(np.abs(off - np.median(off))))
-    expected = float(np.median((free_err**2 - flux_err**2)[usable]))
+    expected = CONSTANT_COSTS * float(np.median(free_err[usable] ** 2))
     return float(np.sqrt(max(seen**2 - expected, 0)))
 
 

@@ -5,18 +5,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "Config",
     "EPSF",
     "Exposure",
     "FitResult",
     "Sources",
     "__version__",
+    "calibrate",
     "fit_image",
     "load_config",
     "read_psf",
 ]
 
 _HOMES = {
+    "Calibration": "crowdfit.calibration.options",
+    "calibrate": "crowdfit.calibration.calibrate",
     "Config": "crowdfit.config",
     "load_config": "crowdfit.config",
     "FitResult": "crowdfit.api",
@@ -29,6 +33,8 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from crowdfit.api import FitResult, fit_image
+    from crowdfit.calibration.calibrate import calibrate
+    from crowdfit.calibration.options import Calibration
     from crowdfit.config import Config, load_config
     from crowdfit.exposure import Exposure
     from crowdfit.psf.epsf import EPSF

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
+from crowdfit.calibration.calibrate import prepare as prepare_calibration
 from crowdfit.catalog import build_catalog
 from crowdfit.config import Config, dump, load_config, override
 from crowdfit.errors import InputError
@@ -50,7 +51,8 @@ class FitResult:
     Parameters
     ----------
     catalog : QTable
-        One row a star; columns in `crowdfit.catalog.COLUMNS`.
+        One row a star; columns in `crowdfit.catalog.COLUMNS`, and where there is a zero point those of
+        `crowdfit.calibration.columns.CALIBRATED_COLUMNS`.
     sources : Sources
         The same stars as plain arrays.
     frame : Frame
@@ -225,6 +227,7 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     began = time.perf_counter()
     _warn_without_memory(chosen)
     metadata = metadata_of(exposure, chosen, psf)
+    calibrator = prepare_calibration(metadata, chosen.calibration, exposure.name)
     keep = None if record is None else RunRecord(record)
     inputs = {} if keep is None else checksums(exposure, chosen, psf, sources)
     last, history = (
@@ -255,6 +258,8 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
         "psf_fwhm": f"{frames[0].psf.fwhm:.4f}",
     }
     catalog = build_catalog(measured.columns, exposure, metadata)
+    if calibrator is not None:
+        catalog = calibrator.apply(catalog)
     if keep is not None:
         keep.finish(catalog, reason, psf_map)
     return FitResult(

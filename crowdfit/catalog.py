@@ -16,7 +16,7 @@ from astropy import units as u
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Exposure
-from crowdfit.world import pixel_to_sky
+from crowdfit.world import pixel_to_sky, without_jump
 
 if TYPE_CHECKING:
     from astropy.table import QTable
@@ -68,7 +68,14 @@ COLUMNS: Final = (
     Column("y", "pix", "f8", "pos.cartesian.y;instr.det", "x", "row, 0-based"),
     Column("x_err", "pix", "f8", "stat.error;pos.cartesian.x;instr.det", "dy", "1-sigma error of x"),
     Column("y_err", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "dx", "1-sigma error of y"),
-    Column("ra", "deg", "f8", "pos.eq.ra;meta.main", "ra", "right ascension (ICRS), by the WCS of the image"),
+    Column(
+        "ra",
+        "deg",
+        "f8",
+        "pos.eq.ra;meta.main",
+        "ra",
+        "right ascension (ICRS), by the WCS of the image; below 0 west of 0h",
+    ),
     Column("dec", "deg", "f8", "pos.eq.dec;meta.main", "dec", "declination (ICRS), by the WCS of the image"),
     Column(
         "flux",
@@ -198,7 +205,7 @@ _BY_NAME: Final = {entry.name: entry for entry in COLUMNS}
 
 AVERAGE_COLUMNS: Final = (
     Column("id", "", "i8", "meta.id;meta.main", "", "number of the star, the brightest first"),
-    Column("ra", "deg", "f8", "pos.eq.ra;meta.main", "", "mean right ascension (ICRS)"),
+    Column("ra", "deg", "f8", "pos.eq.ra;meta.main", "", "mean right ascension (ICRS); below 0 west of 0h"),
     Column("dec", "deg", "f8", "pos.eq.dec;meta.main", "", "mean declination (ICRS)"),
     Column("x", "pix", "f8", "pos.cartesian.x;instr.det", "", "mean column, 0-based"),
     Column("y", "pix", "f8", "pos.cartesian.y;instr.det", "", "mean row, 0-based"),
@@ -371,7 +378,8 @@ def _derived(columns: Mapping[str, Array], exposure: Exposure) -> dict[str, Arra
         with np.errstate(divide="ignore", invalid="ignore"):
             derived["crowding"] = np.where(share > 0, -2.5 * np.log10(share), np.nan)
     if exposure.wcs is not None:
-        derived["ra"], derived["dec"] = pixel_to_sky(exposure.wcs, x, y)
+        ra, derived["dec"] = pixel_to_sky(exposure.wcs, x, y)
+        derived["ra"] = without_jump(ra)
     derived["dq"] = _core_dq(exposure.dq, x, y, np.zeros_like(x))
     if "fwhm" in columns:
         derived["dq_core"] = _core_dq(

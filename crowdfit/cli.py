@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from crowdfit import console
+from crowdfit.cli_calibrate import calibrate
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
 from crowdfit.job import (
     DONE,
@@ -439,6 +440,9 @@ def average(
         Several,
         typer.Option("--several", help="Several detections of one exposure: add them up, or leave them out."),
     ] = Several.sum,
+    flux: Annotated[
+        str, typer.Option("--flux", help="Column to average; flux_cal across detectors.", metavar="COLUMN")
+    ] = "flux",
     quiet: Quiet = False,
 ) -> int:
     """Average the catalogues of several exposures: one row a star, with scatter and number of detections."""
@@ -446,11 +450,14 @@ def average(
 
     level = console.level_name(quiet, 0)
     with console.logging_to(level):
-        table = average_files(catalogs, out, radius, several.value)
+        table = average_files(catalogs, out, radius, several.value, flux)
     if not quiet:
         n_several = sum(table["n_several"] > 0)
         typer.echo(f"{out}: {len(table):,} stars, {n_several:,} with several detections of one exposure")
     return DONE
+
+
+app.command()(calibrate)
 
 
 @app.command()
@@ -498,17 +505,37 @@ def columns(
     averaged: Annotated[
         bool, typer.Option("--average", help="The columns that `crowdfit average` writes.")
     ] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="The columns that a calibration adds.")
+    ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
     from crowdfit.catalog import AVERAGE_COLUMNS, COLUMNS, columns_table  # noqa: PLC0415
 
+    if calibrated:
+        from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
+
+        typer.echo(columns_table(CALIBRATED_COLUMNS))
+        return DONE
     typer.echo(columns_table(AVERAGE_COLUMNS if averaged else COLUMNS))
     return DONE
 
 
 @app.command()
-def flags() -> int:
-    """Print every source flag with its value and meaning."""
+def flags(
+    dq: Annotated[
+        int | None,
+        typer.Option(
+            "--dq", min=0, max=2**32 - 1, help="Name the bits of a JWST data-quality value.", metavar="VALUE"
+        ),
+    ] = None,
+) -> int:
+    """Print every source flag with its value and meaning, or the names of JWST data-quality bits."""
+    if dq is not None:
+        from crowdfit.io.dq import decode_dq  # noqa: PLC0415
+
+        typer.echo("\n".join(decode_dq(dq)) or "no bits")
+        return DONE
     from crowdfit.flags import SOURCE_FLAGS  # noqa: PLC0415
 
     rows = [(str(flag.value), flag.name, flag.text) for flag in SOURCE_FLAGS]

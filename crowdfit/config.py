@@ -19,6 +19,7 @@ from pydantic import Field, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from crowdfit import config_layers
+from crowdfit.calibration.options import Calibration
 from crowdfit.config_layers import Resolved
 from crowdfit.frame import StampSizes
 from crowdfit.io.options import InputOptions
@@ -77,6 +78,7 @@ class Config:
     prune: Annotated[Prune | NoPrune, _KINDS, _STAGE] = Prune()
     stop: Annotated[Settled, _STAGE] = Settled()
     measure: Measure = Measure()
+    calibration: Calibration = Calibration()
     output: Output = Output()
 
 

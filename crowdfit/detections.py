@@ -14,7 +14,16 @@ from crowdfit.catalog import unit_of
 from crowdfit.errors import InputError
 from crowdfit.reach import Radius, Reach, read_reach
 
-__all__ = ["PIXEL_RADIUS", "SKY_RADIUS", "Detections", "common_unit", "name_catalogs", "pool", "reach_for"]
+__all__ = [
+    "PIXEL_RADIUS",
+    "SKY_RADIUS",
+    "Detections",
+    "common_facts",
+    "common_unit",
+    "name_catalogs",
+    "pool",
+    "reach_for",
+]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +35,12 @@ SKY_RADIUS: Final = 0.375 * u.arcsec
 PIXEL_RADIUS: Final = 1.5 * u.pix
 """The same on pixels of 0.25 arcsec, for catalogues without sky positions."""
 
-_NEEDED: Final = ("flux", "flux_err")
+_FACTS: Final = (
+    "band", "TELESCOP", "INSTRUME", "PIXAR_SR", "PIXEL_SR", "PHOTMJSR", "PHOTFLAM", "PHOTPLAM", "EXPTIME"
+)  # fmt: skip
+"""What calibrates fluxes, where it is the same for all catalogues."""
+APART: Final = 1e-3
+"""Zero points that differ by more (mag) do not go together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +77,8 @@ class Detections:
         return self.take(np.lexsort((self.flags, self.err, *self.points.T, rank, self.star)))
 
 
-def name_catalogs(catalogs: Sequence[Table] | Mapping[str, Table]) -> dict[str, Table]:
-    """Return the catalogues by name, and refuse what cannot be averaged."""
+def name_catalogs(catalogs: Sequence[Table] | Mapping[str, Table], flux: str = "flux") -> dict[str, Table]:
+    """Return the catalogues by name, `flux` and `flux_err` those to average; refuse what cannot be averaged."""
     if isinstance(catalogs, Mapping):
         named = dict(catalogs)
     else:
@@ -72,14 +86,40 @@ def name_catalogs(catalogs: Sequence[Table] | Mapping[str, Table]) -> dict[str, 
     if not named:
         raise InputError("there is no catalogue to average; give at least one")
     for name, table in named.items():
-        if missing := [column for column in _NEEDED if column not in table.colnames]:
+        if missing := [column for column in (flux, f"{flux}_err") if column not in table.colnames]:
             raise InputError(f"{name}: has no column {', '.join(missing)}; give catalogues made by crowdfit")
     bands = sorted(
         {str(table.meta.get("band", table.meta.get("BAND", ""))) for table in named.values()} - {""}
     )
     if len(bands) > 1:
         log.warning("the catalogues are of different bands (%s): their mean has no meaning", ", ".join(bands))
+    if flux != "flux":
+        return {name: _renamed(table, flux) for name, table in named.items()}
+    zero_points = [float(text) for table in named.values() if (text := _fact(table, "zero_point"))]
+    if zero_points and max(zero_points) - min(zero_points) > APART:
+        log.warning(
+            "the zero points of the catalogues go from %.4f to %.4f: average calibrated fluxes, with --flux flux_cal",
+            min(zero_points), max(zero_points),
+        )  # fmt: skip
     return named
+
+
+def common_facts(named: Mapping[str, Table]) -> dict[str, str]:
+    """Return what calibrates the fluxes and is the same for all catalogues."""
+    found = {key: {_fact(table, key) for table in named.values()} for key in _FACTS}
+    return {key: values.pop() for key, values in found.items() if len(values) == 1 and "" not in values}
+
+
+def _fact(table: Table, key: str) -> str:
+    """Return a metadatum as text, whatever a file format has made of the case of its key; "" where there is none."""
+    return str(table.meta.get(key, table.meta.get(key.upper(), "")))
+
+
+def _renamed(table: Table, flux: str) -> Table:
+    """Return a catalogue whose column `flux` is another one of it."""
+    chosen = table.copy(copy_data=False)
+    chosen["flux"], chosen["flux_err"] = table[flux], table[f"{flux}_err"]
+    return chosen
 
 
 def reach_for(named: Mapping[str, Table], radius: Radius | None) -> Reach:

@@ -297,8 +297,14 @@ def say_if_compiling_to_draw(level: str) -> None:
 
 def _summary(image: Path, result: "FitResult") -> str:
     """Return one line with the numbers a person wants first."""
+    facts = result.catalog.meta
+    zero = (
+        f", {facts['mag_system']} zero point {float(facts['zero_point']):.3f}"
+        if "zero_point" in facts
+        else ""
+    )
     memory = f", {result.peak_memory_mb:,.0f} MB" if result.peak_memory_mb > 0 else ""  # NaN: not known
     return (
-        f"{image}: {len(result.catalog):,} stars, FWHM {result.psf.fwhm:.2f} pix, "
+        f"{image}: {len(result.catalog):,} stars, FWHM {result.psf.fwhm:.2f} pix{zero}, "
         f"{len(result.history)} passes ({result.stop_reason}), {result.seconds:.1f} s{memory}"
     )

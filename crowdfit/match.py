@@ -24,6 +24,7 @@ from crowdfit.detections import (
     PIXEL_RADIUS,
     SKY_RADIUS,
     Detections,
+    common_facts,
     common_unit,
     name_catalogs,
     pool,
@@ -34,6 +35,7 @@ from crowdfit.io.formats import check_formats
 from crowdfit.io.hdus import sha256_of
 from crowdfit.io.tables import read_catalog, write_catalog
 from crowdfit.reach import Radius, Reach, read_reach
+from crowdfit.world import without_jump
 
 __all__ = [
     "PIXEL_RADIUS",
@@ -109,6 +111,7 @@ def average_catalogs(
     catalogs: Sequence[Table] | Mapping[str, Table],
     radius: Radius | None = None,
     several: Literal["sum", "flag"] = "sum",
+    flux: str = "flux",
 ) -> QTable:
     """Average the catalogues of several exposures of one field: one row a star.
 
@@ -125,6 +128,9 @@ def average_catalogs(
         When one exposure has several detections of a star inside the radius: "sum" adds their fluxes, errors
         in quadrature, before exposures are averaged; "flag" leaves them out of the average. Either way the
         star gets the flag `several`.
+    flux : str
+        Column that is averaged with weights from `<flux>_err`; "flux_cal" where exposures have zero points of their
+        own.
 
     Returns
     -------
@@ -139,7 +145,7 @@ def average_catalogs(
     InputError
         No catalogue, missing columns, fluxes in units that do not go together, or a bad radius.
     """
-    named = name_catalogs(catalogs)
+    named = name_catalogs(catalogs, flux)
     if several not in ("sum", "flag"):
         raise InputError(f"several: {several!r} is not one of 'sum', 'flag'")
     reach = reach_for(named, radius)
@@ -149,7 +155,7 @@ def average_catalogs(
     merged = _merge_exposures(found, len(named)).sorted()
     values = _averages(merged, reach, left_out=several == "flag")
     _complain_if_crowded(values["n_several"], reach)
-    metadata = _metadata(named, reach, several)
+    metadata = _metadata(named, reach, several) | {"averaged_column": flux, "unit": unit}
     return make_table(AVERAGE_COLUMNS, values, unit, metadata)
 
 
@@ -158,6 +164,7 @@ def average_files(
     out: str | Path,
     radius: Radius | None = None,
     several: Literal["sum", "flag"] = "sum",
+    flux: str = "flux",
 ) -> QTable:
     """Average catalogue files and write the result; see `average_catalogs`.
 
@@ -180,7 +187,7 @@ def average_files(
         raise InputError(f"{twins[0]}: given twice, which would count its stars twice; name each file once")
     if out.resolve() in resolved:
         raise InputError(f"{out}: is one of the catalogues to average; choose another name for the result")
-    table = average_catalogs({str(path): read_catalog(path) for path in files}, radius, several)
+    table = average_catalogs({str(path): read_catalog(path) for path in files}, radius, several, flux)
     table.meta["sha256"] = "\n".join(f"{sha256_of(path)}  {path.name}" for path in files)
     write_catalog(table, out)
     return table
@@ -258,7 +265,7 @@ def _mean_positions(merged: Detections, n: int, n_averaged: I64, reach: Reach) -
     off = np.linalg.norm(merged.points - centre[merged.star], axis=1)
     scatter = reach.distances(_spread(merged.star, n_averaged, off))
     if reach.on_sky:
-        return {"ra": first, "dec": second, "sky_scatter": scatter}
+        return {"ra": without_jump(first), "dec": second, "sky_scatter": scatter}
     return {"x": first, "y": second, "pixel_scatter": scatter}
 
 
@@ -301,4 +308,5 @@ def _metadata(named: Mapping[str, Table], reach: Reach, several: str) -> dict[st
         "match_radius": str(reach.radius),
         "several": several,
         "catalogs": "\n".join(named),
+        **common_facts(named),
     }

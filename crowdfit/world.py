@@ -11,7 +11,15 @@ from astropy import units as u
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CheckedWCS", "PixelCoords", "SkyCoords", "pixel_to_sky", "read_wcs", "sky_to_pixel"]
+__all__ = [
+    "CheckedWCS",
+    "PixelCoords",
+    "SkyCoords",
+    "pixel_to_sky",
+    "read_wcs",
+    "sky_to_pixel",
+    "without_jump",
+]
 
 F64 = NDArray[np.float64]
 
@@ -96,6 +104,17 @@ def _check_round_trip(wcs: Any, shape: tuple[int, int]) -> str:
     if not off < 1:
         raise ValueError(f"the round trip pixel-sky-pixel is off by {off:.2g} pix")
     return "" if off < ROUND_TRIP else f"the WCS round trip pixel-sky-pixel is off by {off:.2g} pix"
+
+
+def without_jump(ra: ArrayLike) -> F64:
+    """Return right ascensions (n,; deg) without a jump: from -180 to 180 in a field that straddles 0 (M026).
+
+    A field that holds a pole has stars at all right ascensions, and keeps 0 to 360.
+    """
+    ra = np.asarray(ra, np.float64)
+    with np.errstate(invalid="ignore"):
+        straddles = np.any(ra < 90) and np.any(ra > 270) and not np.any((ra >= 90) & (ra <= 270))
+        return np.where(ra > 180, ra - 360, ra) if straddles else ra
 
 
 def pixel_to_sky(wcs: Any, x: ArrayLike, y: ArrayLike) -> SkyCoords:

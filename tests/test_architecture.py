@@ -14,12 +14,23 @@ LAYERS = (
     ("_kernels",),
     ("psf", "render"),
     ("whitening",),
-    ("frame", "counts", "stages", "photometry", "surface", "detectors", "io.options"),
+    ("frame", "counts", "stages", "photometry", "surface", "detectors", "io.options", "io.dq", "calibration.options"),
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),
-    ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "likeness", "match"),
+    (
+        "catalog",
+        "calibration",
+        "io",
+        "report",
+        "scene",
+        "simulate",
+        "reach",
+        "detections",
+        "likeness",
+        "match",
+    ),
     ("api", "provenance"),
-    ("job", "cli", "console", "__main__"),
+    ("job", "cli", "cli_calibrate", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.
 

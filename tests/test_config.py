@@ -38,7 +38,20 @@ def refusal(*overrides: str) -> str:
 
 
 def test_the_shipped_configurations_are_there():
-    expected = {"decam", "nircam_sw", "nircam_lw", "miri", "wfpc2", "irac", "k2", "undersampled", "forced"}
+    expected = {
+        "acs",
+        "wfc3_uvis",
+        "wfc3_ir",
+        "decam",
+        "nircam_sw",
+        "nircam_lw",
+        "miri",
+        "wfpc2",
+        "irac",
+        "k2",
+        "undersampled",
+        "forced",
+    }
     assert expected <= set(NAMES)
 
 

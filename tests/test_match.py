@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdfit import flags
+from crowdfit.calibration.calibrate import calibrate
 from crowdfit.catalog import AVERAGE_COLUMNS, build_catalog
 from crowdfit.cli import main
 from crowdfit.errors import InputError
@@ -336,6 +337,35 @@ def test_units_are_converted():
         assert row["flux"].unit == u.Jy
         assert row["flux"].to_value(u.Jy) == pytest.approx(3)
         assert row["flux_err"].to_value(u.Jy) == pytest.approx(2**-0.5)
+
+
+def test_detectors_with_zero_points_of_their_own(caplog):
+    """P084: NIRCam pixels differ by 3 % in area: fluxes in MJy/sr of one star do, calibrated ones do not."""
+    ra, dec = np.array([1.0, 1.01]), np.array([2.0, 2.0])
+    areas, tables = (2.23e-14, 2.31e-14), []
+    for area in areas:
+        flux = np.array([100.0, 10.0]) * 2.23e-14 / area
+        table = sky_catalog(ra, dec, flux, 1.0, unit=u.MJy / u.sr)
+        table.meta = {
+            "unit": "MJy/sr", "PIXAR_SR": f"{area}", "TELESCOP": "JWST", "INSTRUME": "NIRCAM", "band": "F200W"
+        }  # fmt: skip
+        tables.append(calibrate(table))
+    plain = average_catalogs(tables)
+    assert "--flux flux_cal" in caplog.text
+    assert plain["flux_scatter"][0].value > 2
+    caplog.clear()
+    physical = average_catalogs(tables, flux="flux_cal")
+    assert caplog.text == ""
+    assert physical["flux_scatter"][0].value < 1e-9
+    assert physical["flux"][0].to_value(u.uJy) == pytest.approx(2.23)
+    # the unit alone says what a magnitude is: 23.90 - 2.5 log10(2.23) = 23.0293
+    again = calibrate(physical)
+    assert again["mag_cal"][0].value == pytest.approx(23.02925, abs=1e-4)
+    # exposures of one detector keep what calibrates them
+    same = average_catalogs([tables[0], tables[0]])
+    assert calibrate(same)["mag_cal"][0].value == pytest.approx(23.02925, abs=1e-4)
+    with pytest.raises(InputError, match="has no column flux_x, flux_x_err"):
+        average_catalogs(tables, flux="flux_x")
 
 
 def test_refusals():

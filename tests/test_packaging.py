@@ -19,8 +19,8 @@ PACKAGE = ROOT / "crowdfit"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 IMPORT_NAMES = {"pyyaml": "yaml", "pillow": "PIL", "pytest-xdist": "xdist", "pytest-cov": "pytest_cov"}
-PLUGINS = {"xdist", "pytest_cov", "pyarrow"}
-"""Used without being imported: by pytest, and by astropy for Parquet."""
+PLUGINS = {"xdist", "pytest_cov", "pyarrow", "asdf-astropy", "dust_extinction"}
+"""Used without being imported: by pytest, by astropy for Parquet, by asdf for gwcs, and by us where they are there."""
 NOT_YET_USED = {"pypher"}
 """PSF matching is the next thing to be built; whoever uses it takes it out of here."""
 

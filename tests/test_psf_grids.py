@@ -1,5 +1,7 @@
 """Grids of PSFs: axes, positions, centre and sampling, against photutils, which reads the same files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -265,8 +267,11 @@ def test_cutout_of_a_detector(tmp_path):
     """The grid is one of detector pixels; the image says where on the detector it begins."""
     path = write_stdpsf(tmp_path / "p.fits", planes())
     exposure = Exposure.of(np.eye(64), np.ones((64, 64)))
+    start = dataclasses.replace(exposure, meta={"SUBSTRT1": 301, "SUBSTRT2": 512})
+    from_header = GivenPsf(path=path)(start)
     whole, cut = GivenPsf(path=path)(exposure), GivenPsf(path=path, first_pixel=(300.0, 511.0))(exposure)
     assert np.array_equal(cut.stamp(0, 0), whole.stamp(300, 511))
+    assert np.array_equal(from_header.stamp(0, 0), cut.stamp(0, 0))
     assert np.array_equal(whole.cube, read_psf(path).cube)
     assert not np.allclose(cut.stamp(0, 0), whole.stamp(0, 0), atol=1e-3)
 

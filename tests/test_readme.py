@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from crowdfit import __version__, catalog, config, config_layers, config_schema, flags, simulate
+from crowdfit.calibration.columns import CALIBRATED_COLUMNS
 from crowdfit.cli import app
 from crowdfit.detectors.destripe import Destripe
 
@@ -81,7 +82,18 @@ def stages_table():
     return markdown(("stage", "kind", "what it does"), rows)
 
 
-TABLES = {"columns": columns_table, "averages": averages_table, "flags": flags_table, "stages": stages_table}
+def calibrated_table():
+    """Return the table of the columns that a calibration adds."""
+    return markdown(("column", "unit", "meaning"), described(CALIBRATED_COLUMNS))
+
+
+TABLES = {
+    "columns": columns_table,
+    "averages": averages_table,
+    "calibrated": calibrated_table,
+    "flags": flags_table,
+    "stages": stages_table,
+}
 
 
 def generated(text):

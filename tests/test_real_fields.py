@@ -186,6 +186,9 @@ def test_spitzer_fluxes_and_positions(shared_data):
     ratio = flux[row[usable]] * 3.3846e-2 / np.asarray(listed["f4_5"], float)[usable]
     middle = np.median(ratio)
     assert 0.85 < middle < 1.15
+    # AB magnitudes by the pixel area of the WCS against the Vega magnitudes of the list: 179.7 Jy is 0 mag in Vega
+    off = values(table, "mag_cal")[row[usable]] - np.asarray(listed["mag4_5"], float)[usable]
+    assert np.median(off) == pytest.approx(8.90 - 2.5 * np.log10(179.7) - 2.5 * np.log10(middle), abs=0.02)
     assert 1.4826 * np.median(np.abs(ratio / middle - 1)) < 0.05
 
 

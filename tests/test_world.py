@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from crowdfit.world import pixel_to_sky, read_wcs, sky_to_pixel
+from crowdfit.world import pixel_to_sky, read_wcs, sky_to_pixel, without_jump
 
 
 def header(**cards):
@@ -75,3 +75,18 @@ def test_same_as_astropy():
     wcs, _ = read_wcs(header(), (40, 30))
     ours = pixel_to_sky(wcs, [3.5], [7.25])
     np.testing.assert_allclose(np.ravel(ours), WCS(header()).all_pix2world(3.5, 7.25, 0))
+
+
+@pytest.mark.parametrize(
+    ("ra", "expected"),
+    [
+        ([359.9, 0.1, np.nan], [-0.1, 0.1, np.nan]),
+        ([150.0, 151.0], [150.0, 151.0]),
+        ([359.0, 300.0], [359.0, 300.0]),
+        ([0.0, 120.0, 240.0, 350.0], [0.0, 120.0, 240.0, 350.0]),
+        ([], []),
+    ],
+)
+def test_right_ascension_without_a_jump(ra, expected):
+    """M026: wrapped to (-180, 180] when the field straddles 0; not around a pole."""
+    np.testing.assert_allclose(without_jump(ra), expected, atol=1e-9)

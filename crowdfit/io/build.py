@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure, check_image
+from crowdfit.io.gwcs import ExactWCS, with_gwcs
 from crowdfit.io.hdus import Layers
 from crowdfit.io.headers import Facts, read_facts
+from crowdfit.io.jwst import doubt_about_area, doubt_about_sip, prepare
 from crowdfit.io.masking import as_dq, mask_pixels
-from crowdfit.io.noise import Noise, noise_from_errors, noise_from_image, noise_from_weights
+from crowdfit.io.noise import (
+    Noise,
+    Parts,
+    noise_from_errors,
+    noise_from_image,
+    noise_from_parts,
+    noise_from_weights,
+)
 from crowdfit.io.options import InputOptions
 from crowdfit.world import CheckedWCS, read_wcs
 
@@ -43,12 +52,16 @@ REMEDY: Final = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Planes:
-    """The planes of an exposure (ny, nx), of one shape; `err` and `weight` are float32, positive or NaN."""
+    """The planes of an exposure (ny, nx), of one shape; `err` and `weight` are float32, positive or NaN.
+
+    `parts` says what the square of `err` is made of, where the file does.
+    """
 
     data: F32
     err: F32 | None
     weight: F32 | None
     dq: NDArray[np.uint32] | None
+    parts: Parts | None = None
 
 
 def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = None) -> Exposure:
@@ -70,6 +83,7 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     InputError
         Planes that are no image, have other shapes, or leave nothing to fit.
     """
+    options = prepare(layers, options)
     check_image(layers.data, layers.label)
     facts = read_facts((layers.header, layers.primary), options)
     facts.notes[:0] = layers.notes
@@ -78,10 +92,19 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
     _check_content(planes.data, mask.usable, layers.label)
     noise = _noise_of(planes, mask.usable, facts, options, layers.label)
     facts.notes += noise.notes
-    world = CheckedWCS(wcs, "") if wcs is not None else read_wcs(layers.header, planes.data.shape)
+    world = CheckedWCS(wcs, "") if wcs is not None else _world(layers, options)
     facts.notes += [world.note] if world.note else []
+    if world.wcs is not None and not isinstance(world.wcs, ExactWCS) and (doubt := doubt_about_sip(layers)):
+        facts.notes.append(doubt)
+        layers.alarms.add(doubt)
+    area = None if world.wcs is None else _pixel_area(world)
+    if area is not None and facts.unit.endswith("/sr") and "PIXAR_SR" not in facts.meta:
+        facts.meta["PIXEL_SR"] = area
+    if doubt := doubt_about_area(layers, area):
+        facts.notes.append(doubt)
+        layers.alarms.add(doubt)
     for note in facts.notes:
-        log.info("%s: %s", layers.label, note)
+        log.log(logging.WARNING if note in layers.alarms else logging.INFO, "%s: %s", layers.label, note)
     exposure = Exposure.of(
         planes.data,
         np.where(mask.usable, 1 / noise.variance, np.float32(0)),
@@ -96,6 +119,15 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
         notes=tuple(facts.notes),
     )
     return dataclasses.replace(exposure, name=name)
+
+
+def _pixel_area(world: CheckedWCS) -> float | None:
+    """Return the area of a pixel (sr) at the reference point of a WCS, None where it is not one of FITS."""
+    if not hasattr(world.wcs, "celestial"):
+        return None
+    from astropy.wcs.utils import proj_plane_pixel_area  # noqa: PLC0415 - slow to import
+
+    return float(proj_plane_pixel_area(world.wcs.celestial)) * float(np.radians(1)) ** 2
 
 
 def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
@@ -117,7 +149,34 @@ def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
         err = np.sqrt(err)
     with np.errstate(over="ignore"):
         data = layers.data.astype(np.float32)
-    return Planes(data, err, weight, None if layers.dq is None else as_dq(layers.dq))
+    dq = None if layers.dq is None else as_dq(layers.dq)
+    return Planes(data, err, weight, dq, _parts(layers) if weight is None and err is not None else None)
+
+
+def _parts(layers: Layers) -> Parts | None:
+    """Return what the variance is made of, where the file has at least photons and read noise."""
+    photons, detector, flat = (layers.companions.get(f"VAR_{name}") for name in ("POISSON", "RNOISE", "FLAT"))
+    if photons is None or detector is None:
+        return None
+    for name, plane in layers.companions.items():
+        if plane.shape != layers.data.shape:
+            raise InputError(
+                f"{layers.place(name)}: has shape {plane.shape} but the image {layers.label} has {layers.data.shape}; "
+                "cut all planes alike, or remove it"
+            )
+    flat = np.zeros(photons.shape, np.float32) if flat is None else flat
+    with np.errstate(invalid="ignore"):
+        return Parts(
+            *(np.where(plane > 0, plane, 0).astype(np.float32) for plane in (photons, detector, flat))
+        )
+
+
+def _world(layers: Layers, options: InputOptions) -> CheckedWCS:
+    """Return the WCS of the header, with the conversions of the gwcs object in the file where it has one."""
+    world = read_wcs(layers.header, layers.data.shape)
+    if options.wcs == "gwcs" or (options.wcs == "auto" and layers.asdf):
+        world = with_gwcs(world, layers.asdf, layers.data.shape, options.wcs, layers.label)
+    return world
 
 
 def _check_units(layers: Layers, err: Array | None, weight: Array | None, power: int) -> None:
@@ -214,7 +273,10 @@ def _noise_of(planes: Planes, good: Mask, facts: Facts, options: InputOptions, l
     if planes.weight is not None:
         noise = noise_from_weights(data, planes.weight, planes.err, good, facts, options)
     elif planes.err is not None:
-        noise = noise_from_errors(data, planes.err, good, facts, options)
+        known = None
+        if planes.parts is not None and options.err_holds != "sky":
+            known = noise_from_parts(data, planes.parts, good, facts, options)
+        noise = known or noise_from_errors(data, planes.err, good, facts, options)
     else:
         noise = noise_from_image(data, good, facts)
     _check_range(float(np.sqrt(np.median(noise.variance[good]))), label)

@@ -1,7 +1,7 @@
 """Copies of FITS files without the stripes of the readout, everything else in them as it was (R010-R017)."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,7 +84,8 @@ def destripe_file(
             raise InputError(
                 f"{path}: would be overwritten by its own correction; choose another folder with -o"
             )
-        exposure = read_exposure(path, options)
+        # the drift is one of pixels, whatever area of the sky they see
+        exposure = read_exposure(path, replace(options, area="none"))
         found = (destripe or Destripe())(exposure)
         header = sci.header.copy()
         pixels = np.asarray(sci.data)

@@ -43,6 +43,9 @@ UNCERTAINTY_KINDS: Final = {
 }  # fmt: skip
 """How astropy's CCDData says in UTYPE what its UNCERT extension holds."""
 
+COMPANION_NAMES: Final = ("AREA", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+"""Planes of JWST files beside image, errors and data quality: relative pixel area, and the parts of ERR^2."""
+
 _UNPACK: Final[dict[bytes, Callable[[bytes], bytes]]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
@@ -74,6 +77,12 @@ class Layers:
         Error plane, inverse variance and data quality.
     err_kind : str
         What `err` holds: "error", "variance" or "ivar".
+    own_dq : bool
+        Whether `dq` has the bits of the instrument; a mask from elsewhere has bits of its own.
+    companions : dict of str to ndarray
+        Planes in `COMPANION_NAMES`, by name, where the file has them.
+    asdf : bytes
+        Content of the ASDF extension of a JWST file; empty when there is none.
     places : dict of str to str
         File and extension of "err", "weight" and "dq", for messages; not there for arrays.
     header, primary : astropy.io.fits.Header
@@ -82,6 +91,8 @@ class Layers:
         File, extension, checksum.
     notes : list of str
         What was found odd.
+    alarms : set of str
+        Those of the notes that a user should see without asking.
     """
 
     data: Array
@@ -90,20 +101,34 @@ class Layers:
     weight: Array | None = None
     dq: Array | None = None
     err_kind: str = "error"
+    own_dq: bool = True
+    companions: dict[str, Array] = field(default_factory=dict)
+    asdf: bytes = b""
     places: dict[str, str] = field(default_factory=dict)
     header: fits.Header = field(default_factory=fits.Header)
     primary: fits.Header = field(default_factory=fits.Header)
     meta: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    alarms: set[str] = field(default_factory=set)
+
+    def warn(self, note: str) -> None:
+        """Add a note that a user should see without asking."""
+        self.notes.append(note)
+        self.alarms.add(note)
 
     def replace_err(self, plane: Plane) -> None:
         """Take the noise from another plane, which also stands for the weights of the file."""
         self.err, self.err_kind, self.weight = plane.data, plane.kind, None
         self.places["err"] = plane.label
+        self.drop_variances()
+
+    def drop_variances(self) -> None:
+        """Forget the parts of the variance, which belong to the error plane of the file."""
+        self.companions = {name: plane for name, plane in self.companions.items() if name == "AREA"}
 
     def replace_dq(self, plane: Plane) -> None:
         """Take the data quality from another plane."""
-        self.dq = plane.data
+        self.dq, self.own_dq = plane.data, False
         self.places["dq"] = plane.label
 
     def place(self, what: str) -> str:
@@ -122,20 +147,32 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
     path = Path(path)
     with _opened(path, verify=options.verify) as (hdus, damaged):
         sci, others = _chosen(hdus, path, options)
-        used = [hdu for hdu in (sci, *others.values()) if hdu is not None]
+        beside = {
+            name: hdu
+            for name in COMPANION_NAMES
+            if (hdu := _image_hdu(hdus, path, None, (name,), sci)) is not None
+        }
+        used = [hdu for hdu in (sci, *others.values(), *beside.values()) if hdu is not None]
         notes = _report_damage(path, damaged, {hdu.name for hdu in used})
         planes = {what: None if hdu is None else _data_of(hdu, path) for what, hdu in others.items()}
-        return Layers(
+        layers = Layers(
             data=_data_of(sci, path),
             label=_label(path, hdus, sci),
             **planes,
             err_kind=_kind_of(others["err"]),
-            places={what: _label(path, hdus, hdu) for what, hdu in others.items() if hdu is not None},
+            companions={name: _data_of(hdu, path) for name, hdu in beside.items()},
+            asdf=_asdf_of(hdus),
+            places={
+                what: _label(path, hdus, hdu) for what, hdu in (others | beside).items() if hdu is not None
+            },
             header=sci.header.copy(),
             primary=hdus[0].header.copy(),
             meta={"FILE": path.name, "EXTENSION": _name_of(hdus, sci), "SHA256": sha256_of(path)},
             notes=notes,
         )
+        if options.err_ext is not None or options.wht_ext is not None:
+            layers.drop_variances()
+        return layers
 
 
 def _chosen(hdus: fits.HDUList, path: Path, options: InputOptions) -> tuple[HDU, dict[str, HDU | None]]:
@@ -329,6 +366,16 @@ def _data_of(hdu: HDU, path: Path) -> Array:
             f"{path}[{hdu.name}]: the pixels cannot be read ({exc}); fetch the file again"
         ) from exc
     return data.astype(data.dtype.newbyteorder("="), copy=False)
+
+
+def _asdf_of(hdus: fits.HDUList) -> bytes:
+    """Return the bytes of the ASDF extension; none when it is missing or is no table of them."""
+    if "ASDF" not in hdus:
+        return b""
+    try:
+        return bytes(np.asarray(hdus["ASDF"].data["ASDF_METADATA"][0], np.uint8))
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return b""
 
 
 def _kind_of(err: HDU | None) -> str:

@@ -27,8 +27,9 @@ FILTER_KEYS: Final = ("FILTER", "FILTNAM1", "FILTER1", "FILTER2", "BAND")
 PUPIL_FILTERS: Final = ("F162M", "F164N", "F323N", "F405N", "F466N", "F470N")
 """NIRCam filters that sit in the pupil wheel; FILTER then names the blocker in front of them."""
 KEPT_KEYS: Final = (
-    "TELESCOP", "INSTRUME", "DETECTOR", "OBJECT", "DATE-OBS", "EXPSTART", "EXPMID", "CAL_VER", "CRDS_CTX",
+    "TELESCOP", "INSTRUME", "DETECTOR", "SUBARRAY", "OBJECT", "DATE-OBS", "EXPSTART", "EXPMID", "CAL_VER", "CRDS_CTX",
     "CRDS_VER", "FASTAXIS", "PHOTMJSR", "PIXAR_SR", "PIXAR_A2", "PHOTFLAM", "PHOTPLAM", "PHOTZPT",
+    "MAGZERO", "MAGZPT",
 )  # fmt: skip
 """Carried into the metadata of the products when present."""
 
@@ -80,7 +81,9 @@ def read_facts(headers: Iterable[fits.Header], options: InputOptions) -> Facts:
     """
     headers = tuple(headers)
     facts = Facts(band=_band(headers))
-    facts.exptime = _number(headers, EXPTIME_KEYS, facts.notes)
+    is_jwst = header_value(headers, "TELESCOP") == "JWST"
+    # EXPOSURE counts exposure requests there
+    facts.exptime = _number(headers, EXPTIME_KEYS[:-1] if is_jwst else EXPTIME_KEYS, facts.notes)
     facts.unit = _unit(headers, facts.notes)
     facts.gain = _gain(headers, facts, options)
     facts.rdnoise = _given_or_read(

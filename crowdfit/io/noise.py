@@ -10,6 +10,8 @@ Then it matters where err came from. If it was computed from the noisy *data*, e
 every pixel, and s sky is added back. If it was computed from a noiseless model, err^2 carries no noise,
 so its local lower envelope is s sky + r^2 with the little light that stars leave between them.
 Both are good to 1-2 % of the error in fields as dense as one star per 4 resolution elements.
+
+Where a file says what err^2 is made of (VAR_POISSON, VAR_RNOISE, VAR_FLAT), only the photons are treated so.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +26,16 @@ from crowdfit.io.headers import Facts
 from crowdfit.io.local import local_percentile
 from crowdfit.io.options import InputOptions
 
-__all__ = ["Noise", "image_noise", "noise_from_errors", "noise_from_image", "noise_from_weights", "sky_floor"]
+__all__ = [
+    "Noise",
+    "Parts",
+    "image_noise",
+    "noise_from_errors",
+    "noise_from_image",
+    "noise_from_parts",
+    "noise_from_weights",
+    "sky_floor",
+]
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -104,6 +115,56 @@ def noise_from_errors(data: F32, err: F32, good: Mask, facts: Facts, options: In
             f"gain {gain:.4g} as ERR shows, not {header_gain:.4g}; set input.err_holds to change that"
         )
     return Noise(_without_stars(data, variance, good, growth), gain, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What err^2 is made of, (ny, nx) float32 (image unit^2): photons, read noise, flat field (0 where not known)."""
+
+    photons: F32
+    detector: F32
+    flat: F32
+
+
+def noise_from_parts(
+    data: F32, parts: Parts, good: Mask, facts: Facts, options: InputOptions
+) -> Noise | None:
+    """Take the photons of the stars out of the variance of photons, and add the detector's as it is (P059).
+
+    The flat-field variance is a share of the signal squared; the share of the sky is kept.
+
+    Parameters
+    ----------
+    data : ndarray (ny, nx) float32
+        Image.
+    parts : Parts
+        Finite where `good`.
+    good : ndarray (ny, nx) bool
+        Usable pixels.
+    facts, options
+        A gain that the user gave wins over that of the photons.
+
+    Returns
+    -------
+    Noise or None
+        None where the photons show no growth with the signal, so that they cannot be told from the rest.
+    """
+    total = np.where(good, parts.photons + parts.detector + parts.flat, np.inf)
+    photons = np.where(good, parts.photons, 0)
+    growth = _growth(data, photons, good, total)
+    if growth is None:
+        sky, level = float(np.median(data[good])), float(np.median(photons[good]))
+        growth = level / sky if sky > np.sqrt(np.median(total[good])) and level > 0 else None
+    if growth is None:
+        return None
+    floor = local_percentile(_smoothed(data, good), good, FLOOR)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(good & (data > floor), np.clip(floor / data, 0, 1), 1) ** 2
+    rest = _without_stars(data, photons, good, growth)
+    gain = options.gain or 1 / growth
+    per = f"{gain:.4g} electrons per {facts.unit or 'unit'}"
+    text = f"noise: VAR_POISSON less the photons of the stars ({per}), and VAR_RNOISE"
+    return Noise(_where(good, parts.detector + rest + share * parts.flat), gain, [text])
 
 
 def noise_from_weights(
@@ -207,11 +268,15 @@ def _smoothed(data: F32, good: Mask) -> F32:
     return np.asarray(ndimage.gaussian_filter(filled, SMOOTH, truncate=3))
 
 
-def _growth(data: F32, variance: F32, good: Mask) -> float | None:
-    """Return by how much err^2 grows per image unit, or None when brightness does not explain it."""
+def _growth(data: F32, variance: F32, good: Mask, total: F32 | None = None) -> float | None:
+    """Return by how much a variance grows per image unit, or None when brightness does not explain it.
+
+    What is bright is judged by the total variance, where that is another one.
+    """
     base = local_percentile(variance, good, 50)
     excess = data - local_percentile(data, good, 50)
-    significance = np.divide(excess, np.sqrt(variance), out=np.zeros_like(excess), where=good)
+    noise = np.sqrt(variance if total is None else total)
+    significance = np.divide(excess, noise, out=np.zeros_like(excess), where=good)
     for limit in BRIGHT:
         bright = good & (significance > limit)
         if np.count_nonzero(bright) >= LEAST_BRIGHT:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictInt
 from pydantic.dataclasses import dataclass
 
+from crowdfit.io.dq import good_bits
 from crowdfit.stages.base import STRICT
 
 __all__ = ["Box", "InputOptions"]
@@ -24,6 +25,16 @@ def _check_box(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         raise ValueError(f"the box {list(box)} is empty; give x0, x1, y0, y1 with x1 > x0 and y1 > y0")
     return box
 
+
+def _check_policy(policy: str | int | None) -> str | int | None:
+    """Refuse a data-quality policy that cannot be read."""
+    if policy != "auto":
+        good_bits(policy)
+    return policy
+
+
+Policy = Annotated[str | Annotated[StrictInt, Field(ge=0, lt=2**32)] | None, AfterValidator(_check_policy)]
+"""Which data-quality bits leave a pixel usable, in the grammar of `crowdfit.io.dq`."""
 
 Box = Annotated[tuple[PixelNumber, PixelNumber, PixelNumber, PixelNumber], AfterValidator(_check_box)]
 """Columns x0 to x1 - 1 and rows y0 to y1 - 1."""
@@ -94,11 +105,27 @@ class InputOptions:
         description="how the data-quality plane is read: as bits, as integer codes, or not at all; any "
         "value that is not ignored makes a pixel unusable",
     )
+    dq_good: Policy = Field(
+        default="auto",
+        description="data-quality bits that leave a pixel usable, as the JWST pipeline writes them: 4+8, "
+        "SATURATED+JUMP_DET, ~DO_NOT_USE+HOT (these are the bad ones), 0 (any flag is bad), null (ignore the plane), "
+        "or strict, notebook, photometry; auto: photometry for JWST files unless dq_ignore is set, else 0",
+    )
     dq_ignore: tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...] = Field(
         default=(), description="data-quality bits (or sums of bits), or codes, that leave a pixel usable"
     )
     dq_saturated: tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...] = Field(
         default=(), description="data-quality bits, or codes, that mean saturated"
+    )
+    area: Literal["auto", "none"] = Field(
+        default="auto",
+        description="the pixel-area map of JWST files: auto multiplies image and errors by it, so that stars have "
+        "the same flux everywhere, unless the image is resampled; none leaves it out",
+    )
+    wcs: Literal["auto", "header", "gwcs"] = Field(
+        default="auto",
+        description="where sky positions come from: the header, or the gwcs object in the ASDF extension of a JWST "
+        "file; auto: gwcs where the packages asdf and gwcs are installed and it agrees with the header",
     )
     verify: bool = Field(
         default=True, description="refuse a file whose extensions contradict the DATASUM written in them"

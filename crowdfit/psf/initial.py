@@ -113,15 +113,17 @@ class GivenPsf:
     recentre: bool | None = Field(
         default=None, description="move the centroid to the middle sample; null: plain images only"
     )
-    first_pixel: tuple[float, float] = Field(
-        default=(0.0, 0.0),
-        description="detector column and row, from 0, of the first pixel of the image: of subarrays and cutouts",
+    first_pixel: tuple[float, float] | None = Field(
+        default=None,
+        description="detector column and row, from 0, of the first pixel of the image: of subarrays and cutouts; "
+        "unset: from the header of a JWST subarray, else 0, 0",
     )
 
     def __call__(self, exposure: Exposure) -> EPSF:
         """Return the PSF in the file."""
         psf = read_psf(self.path, oversample=self.oversample, detector=self.detector, recentre=self.recentre)
-        x, y = self.first_pixel
+        known = tuple(float(exposure.meta.get(key, 1)) - 1 for key in ("SUBSTRT1", "SUBSTRT2"))
+        x, y = known if self.first_pixel is None else self.first_pixel
         psf = replace(psf, field=psf.field.shifted(-x, -y))
         check_fits_image(psf, exposure, str(self.path))
         return psf

@@ -133,7 +133,7 @@ def catalogue_pictures(table: "QTable", planes: Planes) -> list[Picture]:
 
 def magnitude(table: "QTable") -> F64:
     """Return the magnitudes of the catalogue, NaN where the flux is not positive."""
-    return column(table, "mag")
+    return column(table, "mag_cal" if "mag_cal" in table.colnames else "mag")
 
 
 def _errors(table: "QTable") -> Picture:

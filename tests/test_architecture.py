@@ -14,7 +14,17 @@ LAYERS = (
     ("_kernels",),
     ("psf", "render"),
     ("whitening",),
-    ("frame", "counts", "stages", "photometry", "surface", "detectors", "io.options", "io.dq", "calibration.options"),
+    (
+        "frame",
+        "counts",
+        "stages",
+        "photometry",
+        "surface",
+        "detectors",
+        "io.options",
+        "io.dq",
+        "calibration.options",
+    ),
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),
     (

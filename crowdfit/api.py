@@ -23,6 +23,7 @@ from crowdfit.io.products import write_products
 from crowdfit.io.run_record import Head, RunRecord, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
+from crowdfit.photometry.corrections import Corrections
 from crowdfit.photometry.psf_map import PsfMap, measure_psf_map, missing_variation
 from crowdfit.provenance import checksums, find_record, metadata_of, other_packages
 from crowdfit.psf.epsf import EPSF
@@ -71,6 +72,8 @@ class FitResult:
         Versions, settings and input checksum, as written to every file.
     psf_map : PsfMap or None
         Width and shape of the stars over the field; None when it was not measured.
+    corrections : Corrections or None
+        Aperture corrections; None when no apertures were measured.
     """
 
     catalog: "QTable"
@@ -84,6 +87,7 @@ class FitResult:
     peak_memory_mb: float
     metadata: dict[str, str]
     psf_map: PsfMap | None = None
+    corrections: Corrections | None = None
 
     @property
     def exposure(self) -> Exposure:
@@ -242,6 +246,7 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     state, reason = _drain(passes, last, chosen, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
+    apertures = _timed(times, "apertures", chosen.aperture, frames, measured.sources, measured.columns)
     psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
     problem = missing_variation(frames[0].psf, psf_map)
     if problem:
@@ -254,7 +259,9 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
         "n_passes": str(len(history)),
         "psf_fwhm": f"{frames[0].psf.fwhm:.4f}",
     }
-    catalog = build_catalog(measured.columns, exposure, metadata)
+    if apertures.corrections is not None:
+        metadata["apertures"] = apertures.corrections.text
+    catalog = build_catalog(measured.columns | apertures.columns, exposure, metadata)
     if keep is not None:
         keep.finish(catalog, reason, psf_map)
     return FitResult(
@@ -269,6 +276,7 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
         peak_memory_mb=peak_mb(),
         metadata=metadata,
         psf_map=psf_map,
+        corrections=apertures.corrections,
     )
 
 

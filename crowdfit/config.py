@@ -22,6 +22,7 @@ from crowdfit import config_layers
 from crowdfit.config_layers import Resolved
 from crowdfit.frame import StampSizes
 from crowdfit.io.options import InputOptions
+from crowdfit.photometry.aperture import CleanedApertures, NoApertures
 from crowdfit.photometry.psf_stats import Measure
 from crowdfit.psf.initial import BlindPsf, GivenPsf
 from crowdfit.stages.base import STRICT
@@ -75,6 +76,7 @@ class Config:
     prune: Annotated[Prune | NoPrune, _KINDS, _STAGE] = Prune()
     stop: Annotated[Settled, _STAGE] = Settled()
     measure: Measure = Measure()
+    aperture: Annotated[NoApertures | CleanedApertures, _KINDS, _STAGE] = NoApertures()
     output: Output = Output()
 
 

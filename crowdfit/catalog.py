@@ -199,7 +199,9 @@ COLUMNS: Final = (
 
 _BY_NAME: Final = {entry.name: entry for entry in COLUMNS}
 _FAMILIES: Final = {
-    entry.name: re.compile(re.sub("<[rp]>", r"\\d[0-9a-z]*", entry.name)) for entry in COLUMNS if "<" in entry.name
+    entry.name: re.compile(re.sub("<[rp]>", r"\\d[0-9a-z]*", entry.name))
+    for entry in COLUMNS
+    if "<" in entry.name
 }
 
 AVERAGE_COLUMNS: Final = (

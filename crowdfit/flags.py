@@ -45,7 +45,9 @@ SOURCE_FLAGS: Final = (
 )
 
 APERTURE_FLAGS: Final = (
-    Flag(0, "sky_failed", "too few pixels in the ring of the local sky; the sky of the fit alone is subtracted"),
+    Flag(
+        0, "sky_failed", "too few pixels in the ring of the local sky; the sky of the fit alone is subtracted"
+    ),
     Flag(1, "edge", "the largest circle reaches beyond the image; the star's own model stands there"),
     Flag(2, "masked", "masked pixels, or none, in the largest circle; the star's own model stands there"),
     Flag(3, "psf_shape", "too faint for a shape of its own: ellipses and Kron aperture are those of the PSF"),

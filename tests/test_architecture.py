@@ -19,7 +19,7 @@ LAYERS = (
     ("loop",),
     ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "likeness", "match"),
     ("api", "provenance"),
-    ("job", "cli", "console", "__main__"),
+    ("job", "cli", "cli_options", "cli_photometry", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.
 

@@ -100,7 +100,7 @@ def measure_rings(x, y, inner, outer, clip, iterations, least, resid, ivar, out)
     """Fill out (n, 3) float64: clipped median, its error and number of pixels in a ring around each position.
 
     The ring holds the usable pixels whose centres lie from `inner` to `outer` pixels away; with fewer than `least`
-    of them median and error are NaN. resid, ivar : (ny, nx) float32; see `clip_median` for the others.
+    of them, clipped or not, median and error are NaN. resid, ivar : (ny, nx) float32; see `clip_median` for the others.
     """
     ny, nx = resid.shape
     for k in prange(x.size):
@@ -117,6 +117,7 @@ def measure_rings(x, y, inner, outer, clip, iterations, least, resid, ivar, out)
         out[k, 0], out[k, 1], out[k, 2] = np.nan, np.nan, n
         if n >= max(least, 1):
             clip_median(np.sort(values[:n]), clip, iterations, out[k])
+            out[k, 2] = n
 
 
 @tile_kernel
@@ -130,8 +131,14 @@ def collect_bits(x, y, radii, dq, out):
         for j in range(radii.size):
             bits, radius = np.uint32(0), radii[j]
             # half a pixel more: the pixel whose edge is touched
-            r0, r1 = max(int(np.ceil(y[k] - radius - 0.5)), 0), min(int(np.floor(y[k] + radius + 0.5)) + 1, ny)
-            c0, c1 = max(int(np.ceil(x[k] - radius - 0.5)), 0), min(int(np.floor(x[k] + radius + 0.5)) + 1, nx)
+            r0, r1 = (
+                max(int(np.ceil(y[k] - radius - 0.5)), 0),
+                min(int(np.floor(y[k] + radius + 0.5)) + 1, ny),
+            )
+            c0, c1 = (
+                max(int(np.ceil(x[k] - radius - 0.5)), 0),
+                min(int(np.floor(x[k] + radius + 0.5)) + 1, nx),
+            )
             for r in range(r0, r1):
                 dy = max(abs(r - y[k]) - 0.5, 0.0)
                 for c in range(c0, c1):
@@ -153,10 +160,12 @@ def weighted_shape(image, x, y, shape, reach, moments):
         return
     ixx, iyy, ixy = shape[1] / det, shape[0] / det, -shape[2] / det
     xc, yc = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    # the ellipse at four sigma is as wide as four times the rms along each axis
+    wide, high = int(4.0 * np.sqrt(shape[0])) + 1, int(4.0 * np.sqrt(shape[1])) + 1
     total = xx = yy = xy = 0.0
-    for r in range(yc - reach, yc + reach + 1):
+    for r in range(yc - min(reach, high), yc + min(reach, high) + 1):
         v = r - y
-        for c in range(xc - reach, xc + reach + 1):
+        for c in range(xc - min(reach, wide), xc + min(reach, wide) + 1):
             u = c - x
             d2 = ixx * u * u + iyy * v * v + 2.0 * ixy * u * v
             if d2 > 16.0:

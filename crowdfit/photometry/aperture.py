@@ -25,7 +25,13 @@ from crowdfit.photometry.classes import concentration, is_below, star_probabilit
 from crowdfit.photometry.cleaned import Canvas, chunks
 from crowdfit.photometry.corrections import Corrections
 from crowdfit.photometry.daofind import Lowered, daofind_shapes
-from crowdfit.photometry.kron import kron_apertures, light_radii, measured_shapes
+from crowdfit.photometry.kron import (
+    FWHM_PER_RMS,
+    kron_apertures,
+    light_radii,
+    measured_shapes,
+    shapes_of_psf,
+)
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 
@@ -231,7 +237,9 @@ class CleanedApertures:
                 "aper_contam": others / np.abs(model),
                 "aper_left": (flux - model) / np.abs(model),
             }
-        columns = {f"{name}_{labels[j]}": part[:, j] for name, part in values.items() for j in range(len(radii))}
+        columns = {
+            f"{name}_{labels[j]}": part[:, j] for name, part in values.items() for j in range(len(radii))
+        }
         # single precision leaves a few parts in a million of an area
         return columns, flags.aperture_bits("masked", values["aper_good"][:, -1] < 1 - 1e-5)
 
@@ -240,8 +248,8 @@ class CleanedApertures:
     ) -> tuple[Columns, NDArray[np.uint32]]:
         """Return the columns of ellipses, Kron apertures and radii, and bits."""
         fwhm = frame.psf.fwhm
-        own = measured_shapes(canvas, canvas.own, fwhm / 2.3548)
-        shape = measured_shapes(canvas, canvas.light, fwhm / 2.3548)
+        own = shapes_of_psf(canvas, frame.psf)
+        shape = measured_shapes(canvas, canvas.light, fwhm / FWHM_PER_RMS)
         columns: Columns = {"a": shape.a, "b": shape.b, "theta": np.degrees(shape.theta)}
         with np.errstate(invalid="ignore", divide="ignore"):
             is_clear = (stars.flux / stars.flux_err >= self.shape_snr) & np.isfinite(shape.a)
@@ -253,12 +261,18 @@ class CleanedApertures:
         plain_kron = kron_apertures(canvas, canvas.own, own, self.kron_factor, self.kron_least * fwhm)
         axes = kron.ellipses.where(is_clear, plain_kron.ellipses)
         columns |= self._sums(canvas, "kron_{}", axes, np.ones(len(stars)), level_err)
-        columns |= {"kron_radius": np.where(is_clear, kron.radius, plain_kron.radius), "kron_a": axes.a, "kron_b": axes.b}
+        columns |= {
+            "kron_radius": np.where(is_clear, kron.radius, plain_kron.radius),
+            "kron_a": axes.a,
+            "kron_b": axes.b,
+        }
         radii = light_radii(canvas, canvas.light, np.array(self.fractions), columns["kron_flux"])
         columns |= {f"r{label(100 * share, '')}": radii[:, j] for j, share in enumerate(self.fractions)}
         bits = flags.aperture_bits("psf_shape", ~is_clear)
         bits |= flags.aperture_bits("kron_least", np.where(is_clear, kron.is_least, plain_kron.is_least))
-        return columns, bits | flags.aperture_bits("kron_cut", np.where(is_clear, kron.is_most, plain_kron.is_most))
+        return columns, bits | flags.aperture_bits(
+            "kron_cut", np.where(is_clear, kron.is_most, plain_kron.is_most)
+        )
 
     @staticmethod
     def _sums(canvas: Canvas, name: str, axes: Any, scale: F64, level_err: F64) -> Columns:

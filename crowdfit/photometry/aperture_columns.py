@@ -40,7 +40,7 @@ APERTURE_ROWS: Final = (
         "aper_good_<r>",
         "",
         "f8",
-        "instr.det;arith.ratio",
+        "meta.code.qual;arith.ratio",
         "share of the circle on usable pixels; the star's own model stands on the rest",
     ),
     (
@@ -73,7 +73,13 @@ APERTURE_ROWS: Final = (
     ),
     ("aper_sky_err", IMAGE, "f8", "stat.error;instr.skyLevel", "1-sigma error of aper_sky"),
     ("aper_sky_n", "", "i4", "meta.number", "usable pixels of the ring, before clipping"),
-    ("a", "pix", "f8", "phys.angSize.smajAxis", "rms of the cleaned star along its major axis, by adaptive moments"),
+    (
+        "a",
+        "pix",
+        "f8",
+        "phys.angSize.smajAxis",
+        "rms of the cleaned star along its major axis, by adaptive moments; NaN where too faint, narrow or wide",
+    ),
     ("b", "pix", "f8", "phys.angSize.sminAxis", "the same along its minor axis"),
     ("theta", "deg", "f8", "pos.posAng", "angle of the major axis from the x axis towards y"),
     ("ell_flux_<r>", IMAGE, "f8", "phot.flux", "sum in an ellipse of so many a and b, less the local sky"),
@@ -117,7 +123,13 @@ APERTURE_ROWS: Final = (
         "src.morph.param",
         "DAOFIND: central pixel less the mean around it, over the height of the fitted Gaussian",
     ),
-    ("roundness1", "", "f8", "src.morph.param", "DAOFIND: two-fold over four-fold symmetry; 0 for a round star"),
+    (
+        "roundness1",
+        "",
+        "f8",
+        "src.morph.param",
+        "DAOFIND: two-fold over four-fold symmetry; 0 for a round star",
+    ),
     (
         "roundness2",
         "",

@@ -63,7 +63,8 @@ class Canvas:
         psf = frame.psf
         fill_cells(
             psf.coef, psf.basis(stars.x, stars.y), stars.x, stars.y, stars.flux, frame.half_sizes(stars.flux),
-            psf.radius, np.asarray(level, np.float64), (frame.resid, frame.fit_ivar, frame.model), per_row, half, planes,
+            psf.radius, np.asarray(level, np.float64), (frame.resid, frame.fit_ivar, frame.model), per_row, half,
+            planes,
         )  # fmt: skip
         number = np.arange(n)
         x = stars.x - np.floor(stars.x + 0.5) + half + side * (number % per_row)
@@ -73,11 +74,15 @@ class Canvas:
     def in_circles(self, plane: Image, radii: F64) -> F64:
         """Return the sums of a plane in circles of all `radii` (m,) about all stars, exact overlap, (n, m)."""
         n, m = len(self.x), len(radii)
+        if not n:  # SEP looks at the first of its arguments in any case
+            return np.zeros((0, m))
         sums, _, _ = sep.sum_circle(plane, self.x.repeat(m), self.y.repeat(m), np.tile(radii, n), subpix=0)
         return np.asarray(sums).reshape(n, m)
 
     def in_ellipses(self, plane: Image, ellipses: "Ellipses", scale: F64) -> F64:
         """Return the sums of a plane in ellipses `scale` (n,) times as large as given, exact overlap, (n,)."""
+        if not len(self.x):
+            return np.zeros(0)
         at = (self.x, self.y, ellipses.a, ellipses.b, ellipses.theta)
         sums, _, _ = sep.sum_ellipse(plane, *at, scale, subpix=0)
         return np.asarray(sums)

@@ -64,7 +64,9 @@ def daofind_shapes(canvas: Canvas, lowered: Lowered) -> Shapes:
     """
     half = lowered.half
     stamps = central(canvas, canvas.light, half)
-    heights = central(canvas, correlate(canvas.light.astype(np.float64), lowered.weights, mode="constant"), half)
+    heights = central(
+        canvas, correlate(canvas.light.astype(np.float64), lowered.weights, mode="constant"), half
+    )
     height, peak = heights[:, half, half].copy(), stamps[:, half, half]
     others = (np.sum(stamps * lowered.mask, axis=(1, 2)) - peak) / (lowered.mask.sum() - 1)
     heights[:, half, half] = 0
@@ -91,7 +93,7 @@ def _quadrants(half: int) -> F64:
     v, u = np.mgrid[-half : half + 1, -half : half + 1]
     plus = ((v < 0) & (u <= 0)) | ((v > 0) & (u >= 0))
     minus = ((v <= 0) & (u > 0)) | ((v >= 0) & (u < 0))
-    return plus.astype(float) - minus
+    return np.asarray(plus.astype(float) - minus)
 
 
 def _marginal_height(stamps: F64, lowered: Lowered, axis: int) -> F64:

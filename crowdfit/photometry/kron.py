@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from crowdfit._kernels.cleaned import fit_ellipses
 from crowdfit.photometry.cleaned import Canvas, Ellipses
+from crowdfit.psf.epsf import EPSF
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+FWHM_PER_RMS = 2 * np.sqrt(2 * np.log(2))
 REACH = 6.0
 """The first moment is taken within this many rms (SExtractor)."""
 MOST_TURNS = 40
@@ -23,8 +25,19 @@ SUBPIXELS = 5
 """Radii are found on pixels divided so often along each axis; SEP has no exact overlap here."""
 
 
+def shapes_of_psf(canvas: Canvas, psf: EPSF) -> Ellipses:
+    """Return the shape of the PSF at each star; of one too narrow for its pixels, that of its half-maximum contour."""
+    major, minor, angle = psf.moments
+    n = len(canvas.x)
+    contour = Ellipses(
+        np.full(n, major / FWHM_PER_RMS), np.full(n, minor / FWHM_PER_RMS), np.full(n, np.radians(angle))
+    )
+    own = measured_shapes(canvas, canvas.own, psf.fwhm / FWHM_PER_RMS)
+    return own.where(np.isfinite(own.a), contour)
+
+
 def measured_shapes(canvas: Canvas, plane: NDArray[np.float32], sigma: float) -> Ellipses:
-    """Return the shapes of what a plane of the canvas holds, starting from rms `sigma` (pix); NaN where there is none."""
+    """Return the shapes of the light on a plane of a canvas, starting from rms `sigma` (pix); NaN without light."""
     moments = np.empty((len(canvas.x), 3))
     fit_ellipses(plane, canvas.x, canvas.y, sigma, canvas.half, MOST_TURNS, moments)
     return Ellipses.of_moments(moments)
@@ -51,21 +64,23 @@ def kron_apertures(
     The first moment is ``sum r I / sum I`` with r the elliptical radius in units of the shape (Kron 1980), over
     `REACH` of them or as far as the cell goes.
     """
+    n = len(canvas.x)
     reach = np.minimum(REACH, canvas.half / shapes.a)
-    first, _ = sep.kron_radius(plane, canvas.x, canvas.y, shapes.a, shapes.b, shapes.theta, reach)
+    first = np.zeros(0)
+    if n:
+        first, _ = sep.kron_radius(plane, canvas.x, canvas.y, shapes.a, shapes.b, shapes.theta, reach)
     first = np.where(np.isfinite(first) & (first > 0), first, 0.0)
     scale = factor * first
     small = scale * np.sqrt(shapes.a * shapes.b) < least
     most = canvas.half / shapes.a
     large = ~small & (scale > most)
     scale = np.minimum(scale, most)
-    n = len(scale)
     axes = Ellipses(
         np.where(small, least, scale * shapes.a),
         np.where(small, least, scale * shapes.b),
         np.where(small, 0.0, shapes.theta),
     )
-    return Kron(axes, first, small | np.zeros(n, bool), large)
+    return Kron(axes, first, small, large)
 
 
 def light_radii(canvas: Canvas, plane: NDArray[np.float32], fractions: F64, total: F64) -> F64:

@@ -17,7 +17,7 @@ from astropy import units as u
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Exposure
-from crowdfit.photometry.aperture_columns import APERTURE_ROWS
+from crowdfit.photometry.aperture_columns import APERTURE_ROWS, SEGMENT_ROWS
 from crowdfit.world import pixel_to_sky
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AVERAGE_COLUMNS",
     "COLUMNS",
+    "SEGMENT_COLUMNS",
     "Column",
     "brightness",
     "build_catalog",
+    "build_segments",
     "column",
     "columns_table",
     "make_table",
@@ -197,6 +199,11 @@ COLUMNS: Final = (
 )
 """Every column there can be, in the order in which it is written. `<r>` and `<p>` stand for what is configured."""
 
+SEGMENT_COLUMNS: Final = tuple(
+    Column(name, unit, dtype, ucd, "", text) for name, unit, dtype, ucd, text in SEGMENT_ROWS
+)
+"""Columns of the catalogue of extended sources."""
+
 _BY_NAME: Final = {entry.name: entry for entry in COLUMNS}
 _FAMILIES: Final = {
     entry.name: re.compile(re.sub("<[rp]>", r"\\d[0-9a-z]*", entry.name))
@@ -318,6 +325,19 @@ def build_catalog(
     if unknown := sorted(set(values) - {entry.name for entry in definitions}):
         raise KeyError(f"columns not defined in crowdfit.catalog.COLUMNS: {', '.join(unknown)}")
     return make_table(definitions, values, exposure.unit, metadata)
+
+
+def build_segments(
+    columns: Mapping[str, Array], exposure: Exposure, metadata: Mapping[str, Any] | None = None
+) -> "QTable":
+    """Build the catalogue of extended sources from measured columns, as `build_catalog` does that of the stars."""
+    if not columns:
+        empty = {entry.name: np.zeros(0) for entry in SEGMENT_COLUMNS if entry.name not in ("ra", "dec")}
+        columns = empty
+    values = brightness(columns["kron_flux"], columns["kron_flux_err"]) | dict(columns)
+    if exposure.wcs is not None:
+        values["ra"], values["dec"] = pixel_to_sky(exposure.wcs, columns["x"], columns["y"])
+    return make_table(SEGMENT_COLUMNS, values, exposure.unit, metadata)
 
 
 def make_table(

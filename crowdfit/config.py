@@ -32,6 +32,7 @@ from crowdfit.stages.detect import CrowdsourceDetect, NoDetect, ScoreDetect, Sep
 from crowdfit.stages.nebula import NebulaSky
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
+from crowdfit.stages.segments import NoSegments, SepSegments
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
 from crowdfit.stages.solve import LsqrSolve, PcgSolve
 from crowdfit.stages.stop import Settled
@@ -75,6 +76,7 @@ class Config:
     psf_update: Annotated[EmpiricalPsf | FixedPsf, _KINDS, _STAGE] = EmpiricalPsf()
     prune: Annotated[Prune | NoPrune, _KINDS, _STAGE] = Prune()
     stop: Annotated[Settled, _STAGE] = Settled()
+    segments: Annotated[NoSegments | SepSegments, _KINDS, _STAGE] = NoSegments()
     measure: Measure = Measure()
     aperture: Annotated[NoApertures | CleanedApertures, _KINDS, _STAGE] = NoApertures()
     output: Output = Output()

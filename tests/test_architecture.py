@@ -18,7 +18,7 @@ LAYERS = (
     ("config", "config_layers", "config_schema", "config_yaml"),
     ("loop",),
     ("catalog", "io", "report", "scene", "simulate", "reach", "detections", "likeness", "match"),
-    ("api", "provenance"),
+    ("api", "extended", "provenance"),
     ("job", "cli", "cli_options", "cli_photometry", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.

@@ -167,3 +167,32 @@ APERTURE_ROWS: Final = (
     ),
 )
 """In the order of the catalogue."""
+
+SEGMENT_ROWS: Final = (
+    ("id", "", "i4", "meta.id;meta.main", "number of the source, and of its pixels in SEGMAP"),
+    ("x", "pix", "f8", "pos.cartesian.x;instr.det", "column of the barycentre, 0-based"),
+    ("y", "pix", "f8", "pos.cartesian.y;instr.det", "row of the barycentre, 0-based"),
+    ("ra", "deg", "f8", "pos.eq.ra;meta.main", "right ascension (ICRS), by the WCS of the image"),
+    ("dec", "deg", "f8", "pos.eq.dec;meta.main", "declination (ICRS), by the WCS of the image"),
+    ("area", "", "i4", "meta.number;instr.pixel", "pixels inside the outline"),
+    ("flux_iso_area", IMAGE, "f8", "phot.flux", "sum inside the outline"),
+    ("kron_flux", IMAGE, "f8", "phot.flux;meta.main", "sum in the Kron aperture, other sources masked"),
+    ("kron_flux_err", IMAGE, "f8", "stat.error;phot.flux", "1-sigma error of kron_flux"),
+    ("mag", "mag", "f8", "phot.mag", "instrumental magnitude, -2.5 log10(kron_flux); NaN where it is <= 0"),
+    ("mag_err", "mag", "f8", "stat.error;phot.mag", "1-sigma error of mag"),
+    ("snr", "", "f8", "stat.snr;phot.flux", "kron_flux / kron_flux_err"),
+    ("kron_radius", "", "f8", "phys.angSize", "first moment radius in units of a and b"),
+    ("a", "pix", "f8", "phys.angSize.smajAxis", "rms of the light inside the outline along its major axis"),
+    ("b", "pix", "f8", "phys.angSize.sminAxis", "the same along its minor axis"),
+    ("theta", "deg", "f8", "pos.posAng", "angle of the major axis from the x axis towards y"),
+    ("r50", "pix", "f8", "phys.angSize", "radius of the circle with half of kron_flux"),
+    ("peak", IMAGE, "f8", "phot.flux;stat.max", "brightest pixel"),
+    (
+        "seg_flags",
+        "",
+        "u4",
+        "meta.code",
+        "1 the outline touches the edge, 2 deblended from another, 4 the Kron radius is the least one",
+    ),
+)
+"""Of the catalogue of extended sources."""

@@ -73,7 +73,7 @@ class SepSegments:
 
     kind: Literal["sep"] = "sep"
     rounds: int = Field(
-        default=2, ge=1, le=5, description="most times that the fit is made anew with what was found masked"
+        default=3, ge=1, le=5, description="most times that the fit is made anew with what was found masked"
     )
     packing: int = Field(
         default=5, ge=1, description="least comparable stars around one that stands for something extended"
@@ -81,6 +81,13 @@ class SepSegments:
     packing_radius: float = Field(default=1.5, gt=0, description="how far around, in FWHM")
     comparable: float = Field(default=0.1, gt=0, le=1, description="least flux of those, over the star's own")
     members: int = Field(default=4, ge=1, description="least number of packed stars in one source")
+    share: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="least share of packed stars and their neighbours in the light inside an outline, its brightest "
+        "other star left aside: an unresolved cluster has other stars too",
+    )
     halo: float = Field(
         default=0.1,
         ge=0,
@@ -113,7 +120,10 @@ class SepSegments:
         found = self.outlined(frame, np.where(exposure.good, light, np.float32(0)), exposure.ivar)
         number = found.outline[frame.nearest_pixel(sources)]
         count = np.bincount(number[seeds], minlength=len(found.objects) + 1)[1:]
-        keep = (count >= self.members) & ~self._is_halo(frame, sources, shreds, found)
+        keep = (count >= self.members) & (
+            _packed_share(sources, shreds, number, len(found.objects)) >= self.share
+        )
+        keep &= ~self._is_halo(frame, sources, shreds, found)
         found = found.chosen(keep)
         return replace(found, in_front=self._stars_in_front(frame, sources, shreds, found))
 
@@ -181,6 +191,19 @@ class SepSegments:
         brightest = np.zeros(n + 1)
         np.maximum.at(brightest, beside[close], sources.flux[close])
         return np.asarray(total[1:] < self.halo * brightest[1:])
+
+
+def _packed_share(sources: Sources, shreds: Mask, number: NDArray[np.int32], n: int) -> F64:
+    """Return the share of the shreds in the light of each of n outlines, its brightest other star left aside, (n,).
+
+    `number` is that of the outline in which a star lies.
+    """
+    flux = np.maximum(sources.flux, 0)
+    total = np.bincount(number, flux, minlength=n + 1)
+    packed = np.bincount(number[shreds], flux[shreds], minlength=n + 1)
+    brightest = np.zeros(n + 1)
+    np.maximum.at(brightest, number[~shreds], flux[~shreds])
+    return np.asarray((packed / np.maximum(total - brightest, 1e-300))[1:])
 
 
 def no_outlines(shape: tuple[int, int]) -> Outlines:

@@ -16,6 +16,7 @@ from crowdfit.catalog import build_catalog
 from crowdfit.config import Config, dump, load_config, override
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure, Image
+from crowdfit.extended import Extended
 from crowdfit.frame import Frame
 from crowdfit.io.atomic import clear_leftovers
 from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
@@ -24,13 +25,16 @@ from crowdfit.io.products import write_products
 from crowdfit.io.run_record import Head, RunRecord, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import peak_mb
+from crowdfit.photometry.corrections import Corrections
 from crowdfit.photometry.psf_map import PsfMap, measure_psf_map, missing_variation
+from crowdfit.photometry.segments import Segments
 from crowdfit.provenance import checksums, find_record, metadata_of, other_packages
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, check_refinable
+from crowdfit.stages.segments import SepSegments
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
@@ -73,6 +77,10 @@ class FitResult:
         Versions, settings and input checksum, as written to every file.
     psf_map : PsfMap or None
         Width and shape of the stars over the field; None when it was not measured.
+    corrections : Corrections or None
+        Aperture corrections; None when no apertures were measured.
+    segments : Segments or None
+        Extended sources, which were masked from the fit; None where they were not looked for.
     """
 
     catalog: "QTable"
@@ -86,6 +94,8 @@ class FitResult:
     peak_memory_mb: float
     metadata: dict[str, str]
     psf_map: PsfMap | None = None
+    corrections: Corrections | None = None
+    segments: Segments | None = None
 
     @property
     def exposure(self) -> Exposure:
@@ -191,6 +201,10 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
         overrides = {**_psf_settings(psf), **overrides}
         exposure = _exposure(image, err, dq, _config(config, overrides))
         chosen = _config(config, overrides, exposure.band)
+        if resume and isinstance(chosen.segments, SepSegments):
+            raise InputError(
+                "resume: a run record does not hold what segments.kind=sep has masked; fit from the beginning"
+            )
         return _fit(exposure, psf, chosen, _sources(positions, exposure), progress, record, resume)
 
 
@@ -214,7 +228,7 @@ def recorded(
     )
 
 
-def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
+def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validated
     exposure: Exposure,
     psf: EPSF | ArrayLike | str | Path | None,
     chosen: Config,
@@ -243,8 +257,17 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     times = {"start": time.perf_counter() - began}
     log.debug("%s: first pass begins", exposure.name, extra={"done": "start"})
     state, reason = _drain(passes, last, chosen, history, progress, keep)
+    extended = Extended.nothing(exposure)
+    while more := extended.look(chosen, state):
+        extended = more
+        history.clear()
+        if keep is not None:
+            keep.start(metadata, dump(chosen), inputs)
+        passes = iterate((extended.first_frame(state.frames[0], chosen),), chosen, sources)
+        state, reason = _drain(passes, None, chosen, history, progress, keep)
     frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
     measured = _timed(times, "measure", chosen.measure, frames, stars)
+    apertures = _timed(times, "apertures", chosen.aperture, frames, measured.sources, measured.columns)
     psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
     problem = missing_variation(frames[0].psf, psf_map)
     if problem:
@@ -257,7 +280,9 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
         "n_passes": str(len(history)),
         "psf_fwhm": f"{frames[0].psf.fwhm:.4f}",
     }
-    catalog = build_catalog(measured.columns, exposure, metadata)
+    if apertures.corrections is not None:
+        metadata["apertures"] = apertures.corrections.text
+    catalog = build_catalog(measured.columns | apertures.columns, exposure, metadata)
     if calibrator is not None:
         catalog = calibrator.apply(catalog)
     if keep is not None:
@@ -274,6 +299,8 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
         peak_memory_mb=peak_mb(),
         metadata=metadata,
         psf_map=psf_map,
+        corrections=apertures.corrections,
+        segments=extended.measured(chosen, frames[0]),
     )
 
 

@@ -7,8 +7,9 @@ All fluxes refer to a PSF of unit sum over its full extent. Which sources to tru
 `qf` above about 0.7 for reliable fluxes and near 1 for PSF stars, then `flags`, `rchi2` and `fracflux`.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from astropy import units as u
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Exposure
+from crowdfit.photometry.aperture_columns import APERTURE_ROWS, SEGMENT_ROWS
 from crowdfit.world import pixel_to_sky, without_jump
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AVERAGE_COLUMNS",
     "COLUMNS",
+    "SEGMENT_COLUMNS",
     "Column",
     "brightness",
     "build_catalog",
+    "build_segments",
     "column",
     "columns_table",
     "make_table",
@@ -198,10 +202,21 @@ COLUMNS: Final = (
         "",
         "data-quality bits of all pixels within half an FWHM, combined with OR",
     ),
+    *(Column(name, unit, dtype, ucd, "", text) for name, unit, dtype, ucd, text in APERTURE_ROWS),
 )
-"""Every column there can be, in the order in which it is written."""
+"""Every column there can be, in the order in which it is written. `<r>` and `<p>` stand for what is configured."""
+
+SEGMENT_COLUMNS: Final = tuple(
+    Column(name, unit, dtype, ucd, "", text) for name, unit, dtype, ucd, text in SEGMENT_ROWS
+)
+"""Columns of the catalogue of extended sources."""
 
 _BY_NAME: Final = {entry.name: entry for entry in COLUMNS}
+_FAMILIES: Final = {
+    entry.name: re.compile(re.sub("<[rp]>", r"\\d[0-9a-z]*", entry.name))
+    for entry in COLUMNS
+    if "<" in entry.name
+}
 
 AVERAGE_COLUMNS: Final = (
     Column("id", "", "i8", "meta.id;meta.main", "", "number of the star, the brightest first"),
@@ -269,7 +284,22 @@ AVERAGE_COLUMNS: Final = (
 
 def column(name: str) -> Column:
     """Return the definition of the column called `name`; KeyError if there is none."""
-    return _BY_NAME[name]
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    for family, pattern in _FAMILIES.items():
+        if pattern.fullmatch(name):
+            return replace(_BY_NAME[family], name=name)
+    raise KeyError(name)
+
+
+def _expanded(names: Iterable[str]) -> Iterator[Column]:
+    """Yield all columns, families as those of `names` that belong to them."""
+    names = list(names)
+    for entry in COLUMNS:
+        if entry.name in _FAMILIES:
+            yield from (column(name) for name in names if _FAMILIES[entry.name].fullmatch(name))
+        else:
+            yield entry
 
 
 def build_catalog(
@@ -298,9 +328,23 @@ def build_catalog(
         For a column that is not in `COLUMNS`, or a missing one.
     """
     values = _derived(columns, exposure) | dict(columns)
-    if unknown := sorted(set(values) - set(_BY_NAME)):
+    definitions = list(_expanded(values))
+    if unknown := sorted(set(values) - {entry.name for entry in definitions}):
         raise KeyError(f"columns not defined in crowdfit.catalog.COLUMNS: {', '.join(unknown)}")
-    return make_table(COLUMNS, values, exposure.unit, metadata)
+    return make_table(definitions, values, exposure.unit, metadata)
+
+
+def build_segments(
+    columns: Mapping[str, Array], exposure: Exposure, metadata: Mapping[str, Any] | None = None
+) -> "QTable":
+    """Build the catalogue of extended sources from measured columns, as `build_catalog` does that of the stars."""
+    if not columns:
+        empty = {entry.name: np.zeros(0) for entry in SEGMENT_COLUMNS if entry.name not in ("ra", "dec")}
+        columns = empty
+    values = brightness(columns["kron_flux"], columns["kron_flux_err"]) | dict(columns)
+    if exposure.wcs is not None:
+        values["ra"], values["dec"] = pixel_to_sky(exposure.wcs, columns["x"], columns["y"])
+    return make_table(SEGMENT_COLUMNS, values, exposure.unit, metadata)
 
 
 def make_table(

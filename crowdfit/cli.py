@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from crowdfit import console
+from crowdfit import cli_photometry, console
 from crowdfit.cli_calibrate import calibrate
+from crowdfit.cli_options import ConfigName, Format, LogJson, Quiet, Settings, Threads, Verbose
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
 from crowdfit.job import (
     DONE,
@@ -44,56 +45,11 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
-    """Catalogue formats."""
-
-    fits = "fits"
-    ecsv = "ecsv"
-    csv = "csv"
-    vot = "vot"
-    parquet = "parquet"
-
-
 class Several(StrEnum):
     """What `average` does with several detections of one exposure inside the match radius."""
 
     sum = "sum"
     flag = "flag"
-
-
-ConfigName = Annotated[
-    str | None,
-    typer.Option(
-        "-c",
-        "--config",
-        help="Configuration: a name from `crowdfit config --list`, or a YAML file.",
-        metavar="NAME|FILE",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Change one setting, for example --set stop.max_passes=20; may be repeated. "
-        "`crowdfit config --show` lists them.",
-        metavar="KEY=VALUE",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-Verbose = Annotated[
-    int,
-    typer.Option(
-        "-v", "--verbose", count=True, show_default=False, help="One line a pass; -vv: every stage."
-    ),
-]
-LogJson = Annotated[
-    Path | None,
-    typer.Option("--log-json", help="Write the full log to a file of JSON lines.", metavar="FILE"),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="Threads; the result does not depend on it.", metavar="N"),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -420,6 +376,9 @@ def _first_comment(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
+app.command()(cli_photometry.photometry)
+
+
 @app.command()
 def average(
     catalogs: Annotated[
@@ -536,10 +495,12 @@ def flags(
 
         typer.echo("\n".join(decode_dq(dq)) or "no bits")
         return DONE
-    from crowdfit.flags import SOURCE_FLAGS  # noqa: PLC0415
+    from crowdfit.flags import APERTURE_FLAGS, SOURCE_FLAGS  # noqa: PLC0415
 
     rows = [(str(flag.value), flag.name, flag.text) for flag in SOURCE_FLAGS]
     typer.echo("\n".join(_aligned([("value", "name", "meaning"), *rows])))
+    rows = [(str(flag.value), flag.name, flag.text) for flag in APERTURE_FLAGS]
+    typer.echo("\n".join(["", "in aper_flags:", *_aligned([("value", "name", "meaning"), *rows])]))
     return DONE
 
 

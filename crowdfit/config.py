@@ -23,6 +23,7 @@ from crowdfit.calibration.options import Calibration
 from crowdfit.config_layers import Resolved
 from crowdfit.frame import StampSizes
 from crowdfit.io.options import InputOptions
+from crowdfit.photometry.aperture import CleanedApertures, NoApertures
 from crowdfit.photometry.psf_stats import Measure
 from crowdfit.psf.initial import BlindPsf, GivenPsf
 from crowdfit.stages.base import STRICT
@@ -32,6 +33,7 @@ from crowdfit.stages.detect import CrowdsourceDetect, NoDetect, ScoreDetect, Sep
 from crowdfit.stages.nebula import NebulaSky
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
+from crowdfit.stages.segments import NoSegments, SepSegments
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
 from crowdfit.stages.solve import LsqrSolve, PcgSolve
 from crowdfit.stages.stop import Settled
@@ -77,7 +79,9 @@ class Config:
     psf_update: Annotated[EmpiricalPsf | FixedPsf, _KINDS, _STAGE] = EmpiricalPsf()
     prune: Annotated[Prune | NoPrune, _KINDS, _STAGE] = Prune()
     stop: Annotated[Settled, _STAGE] = Settled()
+    segments: Annotated[NoSegments | SepSegments, _KINDS, _STAGE] = NoSegments()
     measure: Measure = Measure()
+    aperture: Annotated[NoApertures | CleanedApertures, _KINDS, _STAGE] = NoApertures()
     calibration: Calibration = Calibration()
     output: Output = Output()
 

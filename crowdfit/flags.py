@@ -44,6 +44,18 @@ SOURCE_FLAGS: Final = (
     Flag(15, "several", "in an average: an exposure has several detections inside the match radius"),
 )
 
+APERTURE_FLAGS: Final = (
+    Flag(
+        0, "sky_failed", "too few pixels in the ring of the local sky; the sky of the fit alone is subtracted"
+    ),
+    Flag(1, "edge", "the largest circle reaches beyond the image; the star's own model stands there"),
+    Flag(2, "masked", "masked pixels, or none, in the largest circle; the star's own model stands there"),
+    Flag(3, "psf_shape", "too faint for a shape of its own: ellipses and Kron aperture are those of the PSF"),
+    Flag(4, "kron_least", "the Kron radius was raised to its minimum: a circle"),
+    Flag(5, "kron_cut", "the Kron aperture was cut at the reach of the apertures"),
+)
+"""Bits of the column `aper_flags`."""
+
 _BY_NAME: Final = {flag.name: flag for flag in SOURCE_FLAGS}
 
 
@@ -56,6 +68,12 @@ def bit(name: str) -> np.uint32:
         If there is no such flag.
     """
     return np.uint32(_BY_NAME[name].value)
+
+
+def aperture_bits(name: str, where: ArrayLike) -> np.ndarray:
+    """Return the aperture flag called `name` as uint32 where `where` (n,) is true, 0 elsewhere."""
+    value = next(flag.value for flag in APERTURE_FLAGS if flag.name == name)
+    return np.where(np.asarray(where), np.uint32(value), np.uint32(0)).astype(np.uint32)
 
 
 def decode(value: int) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ LAYERS = (
         "likeness",
         "match",
     ),
-    ("api", "provenance"),
-    ("job", "cli", "cli_calibrate", "console", "__main__"),
+    ("api", "extended", "provenance"),
+    ("job", "cli", "cli_options", "cli_calibrate", "cli_photometry", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.
 

@@ -40,7 +40,7 @@ fits = [
     dict(),
     dict(centroid__kind="weighted", detect__kind="crowdsource", solve__kind="lsqr", sky__kind="blocks"),
     dict(psf=psf, config="forced", positions=([10.0, 30.5], [20.0, 40.2])),
-    dict(psf=psf, detect__kind="sep", centroid__kind="peak"),
+    dict(psf=psf, detect__kind="sep", centroid__kind="peak", aperture__kind="cleaned"),
     dict(psf=simulate(named_scene("demo", fwhm=2.5, flux_max=2e3, fwhm_gradient=0.1)).psf, psf_update__kind="none"),
 ]
 for options in fits:

@@ -44,6 +44,7 @@ def result():
         sky=plane[1],
         residual=plane[2],
         structure=None,
+        segments=None,
         metadata=METADATA,
     )
 

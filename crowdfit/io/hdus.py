@@ -158,7 +158,9 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
         layers = Layers(
             data=_data_of(sci, path),
             label=_label(path, hdus, sci),
-            **planes,
+            err=planes["err"],
+            weight=planes["weight"],
+            dq=planes["dq"],
             err_kind=_kind_of(others["err"]),
             companions={name: _data_of(hdu, path) for name, hdu in beside.items()},
             asdf=_asdf_of(hdus),

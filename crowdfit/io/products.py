@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from astropy.io import fits
@@ -81,6 +81,8 @@ def write_products(
 def write_fit_image(result: "FitResult", path: str | Path) -> Path:
     """Write MODEL, SKY, RESIDUAL and PSF as extensions of one FITS file, and STRUCTURE where the sky has such.
 
+    Where extended sources were looked for, SEGMAP has their outlines and SEGMENTS is the table of them.
+
     RESIDUAL is data - sky - model, and 0 where a pixel is not used; STRUCTURE is noise (`Frame.structure`). The
     image extensions carry the WCS and the unit; the primary header holds the metadata. PSF is the table with
     OVERSAMP samples per pixel, its values per native pixel.
@@ -111,8 +113,23 @@ def write_fit_image(result: "FitResult", path: str | Path) -> Path:
         for name, plane in planes.items()
     ]
     with atomic_path(path) as temporary:
-        fits.HDUList([primary, *images, psf_hdu(result.psf)]).writeto(temporary, checksum=True)
+        fits.HDUList([primary, *images, psf_hdu(result.psf), *_segment_hdus(result, header)]).writeto(
+            temporary, checksum=True
+        )
     return path
+
+
+def _segment_hdus(result: "FitResult", header: fits.Header) -> list[Any]:
+    """Return outlines and catalogue of extended sources; nothing where they were not looked for."""
+    from crowdfit.catalog import build_segments  # noqa: PLC0415 - tables are slow to import
+
+    if result.segments is None:
+        return []
+    plain = header.copy()
+    plain.remove("BUNIT", ignore_missing=True)
+    table = fits.table_to_hdu(build_segments(result.segments.columns, result.exposure))
+    table.name = "SEGMENTS"
+    return [fits.ImageHDU(result.segments.outline, header=plain, name="SEGMAP"), table]
 
 
 def image_header(exposure: "Exposure") -> fits.Header:

@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """Catalogue formats."""
+
+    fits = "fits"
+    ecsv = "ecsv"
+    csv = "csv"
+    vot = "vot"
+    parquet = "parquet"
+
+
+ConfigName = Annotated[
+    str | None,
+    typer.Option(
+        "-c",
+        "--config",
+        help="Configuration: a name from `crowdfit config --list`, or a YAML file.",
+        metavar="NAME|FILE",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change one setting, for example --set stop.max_passes=20; may be repeated. "
+        "`crowdfit config --show` lists them.",
+        metavar="KEY=VALUE",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, show_default=False, help="One line a pass; -vv: every stage."
+    ),
+]
+LogJson = Annotated[
+    Path | None,
+    typer.Option("--log-json", help="Write the full log to a file of JSON lines.", metavar="FILE"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads; the result does not depend on it.", metavar="N"),
+]

@@ -154,15 +154,15 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
         weight = None if options.wht_ext is None and options.err_ext is not None else weight
         dq = _image_hdu(hdus, path, options.dq_ext, DQ_NAMES, sci)
         others = {"err": err, "weight": weight, "dq": dq}
+        # weights stand for the variances, which would be read for nothing
+        names = COMPANION_NAMES[:1] if weight is not None or options.err_ext is not None else COMPANION_NAMES
         beside = {
-            name: hdu
-            for name in COMPANION_NAMES
-            if (hdu := _image_hdu(hdus, path, None, (name,), sci)) is not None
+            name: hdu for name in names if (hdu := _image_hdu(hdus, path, None, (name,), sci)) is not None
         }
         used = [hdu for hdu in (sci, *others.values(), *beside.values()) if hdu is not None]
         notes = _report_damage(path, damaged, {hdu.name for hdu in used})
         planes = {what: None if hdu is None else _data_of(hdu, path) for what, hdu in others.items()}
-        layers = Layers(
+        return Layers(
             data=_data_of(sci, path),
             label=_label(path, hdus, sci),
             err=planes["err"],
@@ -179,9 +179,6 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
             meta={"FILE": path.name, "EXTENSION": _name_of(hdus, sci), "SHA256": sha256_of(path)},
             notes=notes,
         )
-        if options.err_ext is not None or options.wht_ext is not None:
-            layers.drop_variances()
-        return layers
 
 
 def read_plane(path: str | Path, what: Literal["err", "dq"]) -> Plane:

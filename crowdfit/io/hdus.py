@@ -122,6 +122,12 @@ class Layers:
         self.places["err"] = plane.label
         self.drop_variances()
 
+    def replace_weight(self, plane: Plane) -> None:
+        """Take the weights from another plane; errors stay, and give them their scale."""
+        self.weight = plane.data
+        self.places["weight"] = plane.label
+        self.drop_variances()
+
     def drop_variances(self) -> None:
         """Forget the parts of the variance, which belong to the error plane of the file."""
         self.companions = {name: plane for name, plane in self.companions.items() if name == "AREA"}
@@ -181,18 +187,18 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
         )
 
 
-def read_plane(path: str | Path, what: Literal["err", "dq"]) -> Plane:
+def read_plane(path: str | Path, what: Literal["err", "wht", "dq"]) -> Plane:
     """Read one plane of an exposure from a file of its own, such as a weight map.
 
     Parameters
     ----------
     path : str or Path
         FITS file; its first image is taken unless an extension is named after what it holds.
-    what : {"err", "dq"}
+    what : {"err", "wht", "dq"}
         What is wanted.
     """
     path = Path(path)
-    names = DQ_NAMES if what == "dq" else (*ERROR_NAMES, *WEIGHT_NAMES)
+    names = {"dq": DQ_NAMES, "wht": WEIGHT_NAMES, "err": (*ERROR_NAMES, *WEIGHT_NAMES)}[what]
     with _opened(path, verify=True) as (hdus, damaged):
         hdu = _image_hdu(hdus, path, None, names, None) or _first_image(hdus, path)
         for note in _report_damage(path, damaged, {hdu.name}):

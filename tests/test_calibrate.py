@@ -236,7 +236,7 @@ def test_fit_of_a_jwst_file_needs_no_settings(tmp_path, write):
     assert np.median(np.abs(off[alone])) < 0.02
 
 
-def test_fit_without_a_zero_point_stays_instrumental(make_frame):
+def test_fit_without_a_zero_point_stays_instrumental():
     """Nothing is added, nothing refused, and what cannot work is refused before the fit."""
     rng = np.random.default_rng(0)
     image = rng.normal(100, 5, (64, 64))
@@ -246,3 +246,14 @@ def test_fit_without_a_zero_point_stays_instrumental(make_frame):
     assert "mag_cal" in given.catalog.colnames
     plain = fit_image(image, psf__fwhm=3.0, stop__max_passes=2)
     assert "mag_cal" not in plain.catalog.colnames
+
+
+def test_fit_is_not_lost_for_a_calibration(caplog):
+    """P103: what is missing is known only once the catalogue is there; the work is kept."""
+    image = np.random.default_rng(0).normal(100, 5, (64, 64))
+    result = fit_image(
+        image, psf__fwhm=3.0, stop__max_passes=1, calibration__zero_point=25.0, calibration__colour="b-v"
+    )
+    assert "mag_cal" not in result.catalog.colnames
+    assert "has no column b" in caplog.text
+    assert "crowdfit calibrate" in caplog.text

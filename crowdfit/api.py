@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
+from crowdfit.calibration.calibrate import Calibrator
 from crowdfit.calibration.calibrate import prepare as prepare_calibration
 from crowdfit.catalog import build_catalog
 from crowdfit.config import Config, dump, load_config, override
@@ -284,7 +285,7 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
         metadata["apertures"] = apertures.corrections.text
     catalog = build_catalog(measured.columns | apertures.columns, exposure, metadata)
     if calibrator is not None:
-        catalog = calibrator.apply(catalog)
+        catalog = _calibrated(catalog, calibrator, exposure.name)
     if keep is not None:
         keep.finish(catalog, reason, psf_map)
     return FitResult(
@@ -302,6 +303,17 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
         corrections=apertures.corrections,
         segments=extended.measured(chosen, frames[0]),
     )
+
+
+def _calibrated(catalog: "QTable", calibrator: Calibrator, name: str) -> "QTable":
+    """Return the catalogue with calibrated columns; a fit is not thrown away for a column or map that it lacks."""
+    try:
+        return calibrator.apply(catalog)
+    except InputError as problem:
+        log.warning(
+            "%s: magnitudes stay instrumental: %s; `crowdfit calibrate` can be run later", name, problem
+        )
+        return catalog
 
 
 def _warn_without_memory(config: Config) -> None:

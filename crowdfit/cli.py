@@ -4,6 +4,7 @@ Exit status: 0 done; 2 bad input, configuration or usage, said in one clear line
 130 interrupted. Heavy packages are imported inside the commands, so that `crowdfit --help` answers at once.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,6 +138,14 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
             metavar="FILE",
         ),
     ] = None,
+    wht: Annotated[
+        Path | None,
+        typer.Option(
+            "--wht",
+            help="Weights in a file of their own; beside errors their pattern is taken, on the scale of the errors.",
+            metavar="FILE",
+        ),
+    ] = None,
     dq: Annotated[
         Path | None,
         typer.Option("--dq", help="Data quality in a file of its own; not 0 is bad.", metavar="FILE"),
@@ -166,8 +175,9 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
     """Fit images: catalogue, model image, run record and report."""
     changes = [*(settings or []), *_output_settings(formats or [], no_report)]
     level = console.level_name(quiet, verbose)
-    if (err or dq) and len(images) > 1:
-        raise InputError("--err and --dq belong to one image; fit the images one by one")
+    if (err or dq or wht) and len(images) > 1:
+        raise InputError("--err, --wht and --dq belong to one image; fit the images one by one")
+    changes += [f"input.wht_file={json.dumps(str(wht))}"] if wht else []
     with console.logging_to(level, log_json):
         job = Job(out, level, config, changes, psf, positions, err, dq, resume)
         prepare(images, out, job.config_for("").output.formats, threads)

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.io import fits
 from astropy.io.votable.ucd import parse_ucd
-from astropy.table import QTable
+from astropy.table import QTable, Table
 
 from crowdfit.api import fit_image
 from crowdfit.calibration.calibrate import calibrate, prepare
 from crowdfit.calibration.columns import CALIBRATED_COLUMNS
 from crowdfit.calibration.options import Calibration
+from crowdfit.cli import main
 from crowdfit.errors import InputError
 from crowdfit.io.tables import read_catalog, write_catalog
 from crowdfit.match import match_positions
@@ -149,6 +151,45 @@ def test_aperture_fluxes():
         calibrate(catalog(), Calibration(flux="nothing"))
 
 
+def test_tables_and_maps(tmp_path):
+    """M033, M036, P057, P076: APCORR 1 / 0.8 = 0.2423 mag, E(B-V) 0.2 from a map x 2 = 0.4 mag; checksums are kept."""
+    header = fits.Header(
+        {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": -30.0, "CRPIX1": 3.0, "CRPIX2": 3.0,
+         "CDELT1": -0.1, "CDELT2": 0.1}
+    )  # fmt: skip
+    fits.PrimaryHDU(np.full((5, 5), 0.2), header).writeto(tmp_path / "ebv.fits")
+    rows = Table(
+        rows=[("F444W", "CLEAR", 0.8, 4.0, 1.3, 5.0, 8.0), ("F444W", "CLEAR", 0.5, 1.5, 2.1, 5.0, 8.0)],
+        names=("filter", "pupil", "eefraction", "radius", "apcorr", "skyin", "skyout"),
+    )
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(rows, name="APCORR")]).writeto(tmp_path / "apcorr.fits")
+    options = Calibration(
+        apcorr=tmp_path / "apcorr.fits", aperture_radius=4.0, ebv=tmp_path / "ebv.fits", extinction=2.0
+    )
+    stars = catalog(ra=[10.0, 10.01, 9.99], dec=[-30.0, -30.01, -29.9])
+    table = calibrate(stars, options)
+    assert table["mag_cal"][0].value == pytest.approx(21.47763 - 0.24228 - 0.4, abs=1e-4)
+    files_used = {line.split()[1] for line in table.meta["calibration_files"].splitlines()}
+    assert files_used == {"apcorr.fits", "ebv.fits"}
+    own = Calibration(apcorr=tmp_path / "apcorr.fits", eefraction=0.8, sky_annulus=(5.0, 8.0))
+    assert calibrate(stars, own)["mag_cal"][0].value == pytest.approx(
+        21.47763 - 2.5 * np.log10(1.3), abs=1e-4
+    )
+
+
+def test_extinction_by_the_curve():
+    """P057: F444W, E(B-V) = 1: 3.1 x 0.0327 = 0.1014 mag; trap: tables that end at 3 um give 0."""
+    pytest.importorskip("dust_extinction")
+    off = calibrate(catalog())["mag_cal"] - calibrate(catalog(), Calibration(ebv=1.0))["mag_cal"]
+    assert off[0].value == pytest.approx(0.1014, abs=2e-4)
+
+
+def test_columns_command_prints_those_of_a_calibration(capsys):
+    assert main(["columns", "--calibrated"]) == 0
+    out = capsys.readouterr().out
+    assert all(entry.name in out and entry.text in out for entry in CALIBRATED_COLUMNS)
+
+
 def test_refusals():
     """P103: what is missing and how to mend it; nothing is asked for, nothing is refused."""
     assert prepare({"unit": "adu"}, Calibration()) is None
@@ -195,7 +236,7 @@ def test_fit_of_a_jwst_file_needs_no_settings(tmp_path, write):
     assert np.median(np.abs(off[alone])) < 0.02
 
 
-def test_fit_without_a_zero_point_stays_instrumental(make_frame):
+def test_fit_without_a_zero_point_stays_instrumental():
     """Nothing is added, nothing refused, and what cannot work is refused before the fit."""
     rng = np.random.default_rng(0)
     image = rng.normal(100, 5, (64, 64))
@@ -205,3 +246,14 @@ def test_fit_without_a_zero_point_stays_instrumental(make_frame):
     assert "mag_cal" in given.catalog.colnames
     plain = fit_image(image, psf__fwhm=3.0, stop__max_passes=2)
     assert "mag_cal" not in plain.catalog.colnames
+
+
+def test_fit_is_not_lost_for_a_calibration(caplog):
+    """P103: what is missing is known only once the catalogue is there; the work is kept."""
+    image = np.random.default_rng(0).normal(100, 5, (64, 64))
+    result = fit_image(
+        image, psf__fwhm=3.0, stop__max_passes=1, calibration__zero_point=25.0, calibration__colour="b-v"
+    )
+    assert "mag_cal" not in result.catalog.colnames
+    assert "has no column b" in caplog.text
+    assert "crowdfit calibrate" in caplog.text

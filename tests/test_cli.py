@@ -153,7 +153,7 @@ USAGE = {
     "fit a.fits -o x --threads 0": "Invalid value for '--threads'",
     "fut": "No such command 'fut'",
     "simulate": "simulate: which file shall be written? Give its name, or --list",
-    "fit a.fits b.fits -o x --err e.fits": "--err and --dq belong to one image; fit the images one by one",
+    "fit a.fits b.fits -o x --err e.fits": "--err, --wht and --dq belong to one image; fit the images one by one",
 }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from crowdfit.cli import main
 from crowdfit.config import load_config
 from crowdfit.errors import ConfigError, InputError
 from crowdfit.io.dq import DQ_BITS, PRESETS, decode_dq, good_bits
@@ -54,6 +55,15 @@ def test_what_is_no_policy(policy):
 def test_decoder_on_real_values(value, names):
     """M004: values of real files."""
     assert set(decode_dq(np.uint32(value))) == names
+
+
+def test_command_names_bits(capsys):
+    """M004: from the command line."""
+    assert main(["flags", "--dq", "2049"]) == 0
+    assert capsys.readouterr().out.split() == ["DO_NOT_USE", "HOT"]
+    assert main(["flags", "--dq", "0"]) == 0
+    assert capsys.readouterr().out == "no bits\n"
+    assert main(["flags", "--dq", "-1"]) == 2
 
 
 def test_bits_are_those_of_the_standard():

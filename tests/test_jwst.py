@@ -308,3 +308,40 @@ def test_other_telescopes_are_left_alone(tmp_path):
     exposure = read_exposure(tmp_path / "a.fits")
     assert not exposure.good[40, 50:70].any()
     assert "AREA" not in notes_of(exposure)
+
+
+def test_science_error_and_weight_cutouts(tmp_path):
+    """N001, N004, N005: three gzipped files; 1/sqrt(wht) times the median of err sqrt(wht) on sky pixels."""
+    from crowdfit.api import fit_image  # noqa: PLC0415
+
+    files.write_i2d(tmp_path / "a_i2d.fits")
+    with fits.open(tmp_path / "a_i2d.fits") as hdus:
+        for name in ("SCI", "ERR", "WHT"):
+            fits.PrimaryHDU(hdus[name].data, hdus["SCI"].header if name == "SCI" else None).writeto(
+                tmp_path / f"{name.lower()}.fits.gz"
+            )
+    together = read_exposure(tmp_path / "a_i2d.fits")
+    options = InputOptions(wht_file=tmp_path / "wht.fits.gz")
+    apart = read_exposure(tmp_path / "sci.fits.gz", options, err=tmp_path / "err.fits.gz")
+    np.testing.assert_array_equal(apart.ivar, together.ivar)
+    assert not apart.good[: files.BORDER].any()
+    # detection on this background noise, photometry with the photons of the model on top
+    model = np.full(files.SHAPE, 10.0, np.float32)
+    ratio = apart.ivar[apart.good] / apart.fit_ivar(model)[apart.good]
+    expected = 1 + apart.ivar[apart.good] * 10 / apart.gain
+    np.testing.assert_allclose(ratio, expected, rtol=1e-5)
+    # weights without errors are inverse variances where the image does not contradict that
+    alone = read_exposure(tmp_path / "sci.fits.gz", options)
+    weight = fits.getdata(tmp_path / "wht.fits.gz")
+    np.testing.assert_allclose(alone.ivar[alone.good], weight[alone.good], rtol=1e-6)
+    result = fit_image(
+        tmp_path / "sci.fits.gz", tmp_path / "err.fits.gz", psf__fwhm=files.FWHM, stop__max_passes=1,
+        input__wht_file=tmp_path / "wht.fits.gz",
+    )  # fmt: skip
+    np.testing.assert_array_equal(result.exposure.ivar, together.ivar)
+    with pytest.raises(InputError, match=r"wht.fits.gz.*err_kind"):
+        read_exposure(
+            tmp_path / "sci.fits.gz", InputOptions(wht_file=tmp_path / "wht.fits.gz", err_kind="ivar")
+        )
+    with pytest.raises(InputError, match=r"none.fits: no such file"):
+        read_exposure(tmp_path / "sci.fits.gz", InputOptions(wht_file=tmp_path / "none.fits"))

@@ -29,6 +29,7 @@ from crowdfit.calibration.zeropoints import (
     zero_point_of,
 )
 from crowdfit.errors import InputError
+from crowdfit.io.hdus import sha256_of
 
 if TYPE_CHECKING:
     from astropy.table import QTable, Table
@@ -190,6 +191,13 @@ class Calibrator:
         table.meta |= self._metadata()
         return table
 
+    def _files(self) -> list[Path]:
+        """Return the tables and maps that were used."""
+        used = self.options
+        table = used.zero_points if used.zero_point is None else None
+        named = (table, used.vega_offsets, used.apcorr, used.ebv)
+        return [path for path in named if isinstance(path, Path)]
+
     def _metadata(self) -> dict[str, str]:
         facts = {
             "mag_system": self.zero_point.system,
@@ -203,6 +211,7 @@ class Calibrator:
             "colour": self.options.colour or "",
             "colour_term": f"{self.options.colour_term:.6g}" if self.options.colour else "",
             "calibration_notes": "\n".join(self.notes),
+            "calibration_files": "\n".join(f"{sha256_of(path)}  {path.name}" for path in self._files()),
         }
         return {key: value for key, value in facts.items() if value}
 

@@ -63,7 +63,7 @@ def read_exposure(
     """
     options = options or InputOptions()
     layers = read_layers(path, options)
-    _replace_planes(layers, err, dq)
+    _replace_planes(layers, err, dq, options)
     return build_exposure(layers, options, file_stem(path))
 
 
@@ -104,9 +104,10 @@ def exposure_from_arrays(
     if unit:
         header["BUNIT"] = unit
     layers = Layers(data=pixels, label=name, header=header)
-    _replace_planes(layers, err, dq)
+    options = options or InputOptions()
+    _replace_planes(layers, err, dq, options)
     layers.meta["SHA256"] = _checksum(pixels)
-    return build_exposure(layers, options or InputOptions(), name, wcs)
+    return build_exposure(layers, options, name, wcs)
 
 
 def _checksum(source: str | Path | ArrayLike) -> str:
@@ -152,12 +153,23 @@ def exposure_from_nddata(
 
 
 def _replace_planes(
-    layers: Layers, err: str | Path | ArrayLike | None, dq: str | Path | ArrayLike | None
+    layers: Layers,
+    err: str | Path | ArrayLike | None,
+    dq: str | Path | ArrayLike | None,
+    options: InputOptions,
 ) -> None:
     """Put planes that are kept elsewhere in the place of those that are there."""
     if err is not None:
         layers.replace_err(_plane(err, "err"))
         layers.meta["SHA256_ERR"] = _checksum(err)
+    if options.wht_file is not None:
+        if options.err_kind == "ivar":
+            raise InputError(
+                f"{options.wht_file}: input.wht_file names weights, and input.err_kind says that the error plane holds "
+                "weights too; leave one of the two out"
+            )
+        layers.replace_weight(read_plane(options.wht_file, "wht"))
+        layers.meta["SHA256_WHT"] = sha256_of(options.wht_file)
     if dq is not None:
         layers.replace_dq(_plane(dq, "dq"))
         layers.meta["SHA256_DQ"] = _checksum(dq)

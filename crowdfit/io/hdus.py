@@ -122,6 +122,12 @@ class Layers:
         self.places["err"] = plane.label
         self.drop_variances()
 
+    def replace_weight(self, plane: Plane) -> None:
+        """Take the weights from another plane; errors stay, and give them their scale."""
+        self.weight = plane.data
+        self.places["weight"] = plane.label
+        self.drop_variances()
+
     def drop_variances(self) -> None:
         """Forget the parts of the variance, which belong to the error plane of the file."""
         self.companions = {name: plane for name, plane in self.companions.items() if name == "AREA"}
@@ -147,15 +153,16 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
     path = Path(path)
     with _opened(path, verify=options.verify) as (hdus, damaged):
         sci, others = _chosen(hdus, path, options)
+        # weights stand for the variances, which would be read for nothing
+        weighted = others["weight"] is not None or options.err_ext is not None
+        names = COMPANION_NAMES[:1] if weighted else COMPANION_NAMES
         beside = {
-            name: hdu
-            for name in COMPANION_NAMES
-            if (hdu := _image_hdu(hdus, path, None, (name,), sci)) is not None
+            name: hdu for name in names if (hdu := _image_hdu(hdus, path, None, (name,), sci)) is not None
         }
         used = [hdu for hdu in (sci, *others.values(), *beside.values()) if hdu is not None]
         notes = _report_damage(path, damaged, {hdu.name for hdu in used})
         planes = {what: None if hdu is None else _data_of(hdu, path) for what, hdu in others.items()}
-        layers = Layers(
+        return Layers(
             data=_data_of(sci, path),
             label=_label(path, hdus, sci),
             err=planes["err"],
@@ -172,9 +179,6 @@ def read_layers(path: str | Path, options: InputOptions) -> Layers:
             meta={"FILE": path.name, "EXTENSION": _name_of(hdus, sci), "SHA256": sha256_of(path)},
             notes=notes,
         )
-        if options.err_ext is not None or options.wht_ext is not None:
-            layers.drop_variances()
-        return layers
 
 
 def _chosen(hdus: fits.HDUList, path: Path, options: InputOptions) -> tuple[HDU, dict[str, HDU | None]]:
@@ -214,18 +218,18 @@ def opened_to_change(
         yield hdus, sci, noise
 
 
-def read_plane(path: str | Path, what: Literal["err", "dq"]) -> Plane:
+def read_plane(path: str | Path, what: Literal["err", "wht", "dq"]) -> Plane:
     """Read one plane of an exposure from a file of its own, such as a weight map.
 
     Parameters
     ----------
     path : str or Path
         FITS file; its first image is taken unless an extension is named after what it holds.
-    what : {"err", "dq"}
+    what : {"err", "wht", "dq"}
         What is wanted.
     """
     path = Path(path)
-    names = DQ_NAMES if what == "dq" else (*ERROR_NAMES, *WEIGHT_NAMES)
+    names = {"dq": DQ_NAMES, "wht": WEIGHT_NAMES, "err": (*ERROR_NAMES, *WEIGHT_NAMES)}[what]
     with _opened(path, verify=True) as (hdus, damaged):
         hdu = _image_hdu(hdus, path, None, names, None) or _first_image(hdus, path)
         for note in _report_damage(path, damaged, {hdu.name}):

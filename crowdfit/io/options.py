@@ -1,5 +1,6 @@
 """How an image is read: which extensions, which noise, which pixels; `input` in the configuration."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictInt
@@ -61,6 +62,10 @@ class InputOptions:
     wht_ext: Extension = Field(
         default=None,
         description="name or number of the inverse-variance extension; unset: IVAR or WHT if there",
+    )
+    wht_file: Path | None = Field(
+        default=None,
+        description="FITS file with the weights; beside errors only their pattern counts, on the scale of the errors",
     )
     dq_ext: Extension = Field(
         default=None, description="name or number of the quality extension; unset: DQ if there"

@@ -417,11 +417,21 @@ def columns(
     averaged: Annotated[
         bool, typer.Option("--average", help="The columns that `crowdfit average` writes.")
     ] = False,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="The columns of extended sources, with segments.kind=sep.")
+    ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
-    from crowdfit.catalog import AVERAGE_COLUMNS, COLUMNS, columns_table  # noqa: PLC0415
+    from crowdfit.catalog import (  # noqa: PLC0415
+        AVERAGE_COLUMNS,
+        COLUMNS,
+        SEGMENT_COLUMNS,
+        columns_table,
+    )
 
-    typer.echo(columns_table(AVERAGE_COLUMNS if averaged else COLUMNS))
+    if averaged and segments:
+        raise ConfigError("columns: --average and --segments are two tables; ask for one of them")
+    typer.echo(columns_table(AVERAGE_COLUMNS if averaged else SEGMENT_COLUMNS if segments else COLUMNS))
     return DONE
 
 

@@ -70,6 +70,12 @@ def flags_table():
     )
 
 
+def aperture_flags_table():
+    """Return the table of the bits of `aper_flags`."""
+    rows = [(str(f.value), f"`{f.name}`", f.text) for f in flags.APERTURE_FLAGS]
+    return markdown(("value", "name", "meaning"), rows)
+
+
 def stages_table():
     """Return the table of stages and their kinds."""
     rows = [
@@ -80,7 +86,13 @@ def stages_table():
     return markdown(("stage", "kind", "what it does"), rows)
 
 
-TABLES = {"columns": columns_table, "averages": averages_table, "flags": flags_table, "stages": stages_table}
+TABLES = {
+    "columns": columns_table,
+    "averages": averages_table,
+    "flags": flags_table,
+    "aperture_flags": aperture_flags_table,
+    "stages": stages_table,
+}
 
 
 def generated(text):

@@ -474,19 +474,31 @@ def columns(
     averaged: Annotated[
         bool, typer.Option("--average", help="The columns that `crowdfit average` writes.")
     ] = False,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="The columns of extended sources, with segments.kind=sep.")
+    ] = False,
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="The columns that a calibration adds.")
     ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
-    from crowdfit.catalog import AVERAGE_COLUMNS, COLUMNS, columns_table  # noqa: PLC0415
+    from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
+    from crowdfit.catalog import (  # noqa: PLC0415
+        AVERAGE_COLUMNS,
+        COLUMNS,
+        SEGMENT_COLUMNS,
+        columns_table,
+    )
 
-    if calibrated:
-        from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
-
-        typer.echo(columns_table(CALIBRATED_COLUMNS))
-        return DONE
-    typer.echo(columns_table(AVERAGE_COLUMNS if averaged else COLUMNS))
+    others = {
+        "--average": (averaged, AVERAGE_COLUMNS),
+        "--segments": (segments, SEGMENT_COLUMNS),
+        "--calibrated": (calibrated, CALIBRATED_COLUMNS),
+    }
+    asked = [name for name, (wanted, _) in others.items() if wanted]
+    if len(asked) > 1:
+        raise ConfigError(f"columns: {' and '.join(asked)} are different tables; ask for one of them")
+    typer.echo(columns_table(others[asked[0]][1] if asked else COLUMNS))
     return DONE
 
 

@@ -49,7 +49,11 @@ APERTURE_FLAGS: Final = (
         0, "sky_failed", "too few pixels in the ring of the local sky; the sky of the fit alone is subtracted"
     ),
     Flag(1, "edge", "the largest circle reaches beyond the image; the star's own model stands there"),
-    Flag(2, "masked", "masked pixels, or none, in the largest circle; the star's own model stands there"),
+    Flag(
+        2,
+        "masked",
+        "masked pixels in the largest circle, or pixels off the image; the star's own model stands there",
+    ),
     Flag(3, "psf_shape", "too faint for a shape of its own: ellipses and Kron aperture are those of the PSF"),
     Flag(4, "kron_least", "the Kron radius was raised to its minimum: a circle"),
     Flag(5, "kron_cut", "the Kron aperture was cut at the reach of the apertures"),

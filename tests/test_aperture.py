@@ -140,7 +140,7 @@ class TestSameAsLibraries:
             flux, _, _ = sep.sum_ellipse(image, *at, 2.5 * radius, subpix=0)
             assert columns["kron_flux"][k] == pytest.approx(flux[0], rel=1e-4)
             assert columns["kron_a"][k] == pytest.approx(2.5 * radius[0] * a, rel=1e-4)
-            most = np.array([np.ceil(5 * fwhm) + 1])
+            most = np.array([2 * columns["kron_a"][k]])
             radii, _ = sep.flux_radius(image, *at[:2], most, [0.2, 0.5, 0.9], normflux=flux, subpix=5)
             ours = [columns[f"r{p}"][k] for p in (20, 50, 90)]
             np.testing.assert_allclose(ours, np.ravel(radii), rtol=1e-4)
@@ -284,6 +284,7 @@ class TestUnitsAndNames:
         [
             ("aperture.radii=[3, 2]", "the radii must increase"),
             ("aperture.radii=[0, 2]", "greater than 0"),
+            ("aperture.radii=[2, 2.0000001]", "equal in six digits"),
             ("aperture.annulus=[7, 4]", "outer radius must be larger"),
             ("aperture.cut=[[1, 2], [1, 3]]", "must increase"),
             ("aperture.unit=mas", "'pix', 'arcsec', 'fwhm'"),

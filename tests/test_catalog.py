@@ -6,7 +6,7 @@ from astropy import units as u
 from astropy.io.votable.ucd import parse_ucd
 from astropy.wcs import WCS
 
-from crowdfit.catalog import COLUMNS, build_catalog, column, columns_table
+from crowdfit.catalog import COLUMNS, SEGMENT_COLUMNS, build_catalog, column, columns_table
 from crowdfit.exposure import Exposure
 
 CROWDSOURCE = {
@@ -34,9 +34,10 @@ def measured(**more):
 
 def test_every_column_is_documented():
     """P076: unit, description and a valid UCD1+ in one table."""
-    names = [entry.name for entry in COLUMNS]
-    assert len(set(names)) == len(names)
-    for entry in COLUMNS:
+    for definitions in (COLUMNS, SEGMENT_COLUMNS):
+        names = [entry.name for entry in definitions]
+        assert len(set(names)) == len(names)
+    for entry in (*COLUMNS, *SEGMENT_COLUMNS):
         assert len(entry.text) > 8
         parse_ucd(entry.ucd, check_controlled_vocabulary=True, has_colon=True)
         assert np.dtype(entry.dtype).str[1:] == entry.dtype
@@ -137,6 +138,17 @@ def test_empty_catalogue():
     table = build_catalog(nothing, exposure(wcs=wcs))
     assert len(table) == 0
     assert {"ra", "mag", "dq_core"} <= set(table.colnames)
+
+
+def test_columns_named_by_a_radius():
+    """One definition for all radii, under the name that the radius makes; order as given."""
+    values = {"aper_flux_2p5pix": np.ones(3), "aper_flux_10pix": np.ones(3), "ci_10pix_2p5pix": np.ones(3)}
+    table = build_catalog(measured(**values), exposure(unit="MJy/sr"))
+    assert table.colnames[-3:] == list(values)
+    assert table["aper_flux_10pix"].unit == u.MJy / u.sr
+    assert column("aper_flux_10pix").text == column("aper_flux_<r>").text
+    with pytest.raises(KeyError, match="aper_flux_wide"):
+        build_catalog(measured(aper_flux_wide=np.ones(3)), exposure())
 
 
 def test_undefined_and_missing_columns():

@@ -37,3 +37,14 @@ def test_has(dtype):
     assert flags.has(values, "core_masked").tolist() == [False, True, False, True]
     assert flags.has(values, "saturated").tolist() == [False, False, True, True]
     assert flags.has(5, "edge")
+
+
+def test_aperture_bits():
+    """Bits of their own column, from a table of their own."""
+    names = [flag.name for flag in flags.APERTURE_FLAGS]
+    assert len(set(names)) == len({flag.bit for flag in flags.APERTURE_FLAGS}) == len(names)
+    bits = flags.aperture_bits("edge", [True, False])
+    assert bits.tolist() == [2, 0]
+    assert bits.dtype == np.uint32
+    with pytest.raises(StopIteration):
+        flags.aperture_bits("nothing", [True])

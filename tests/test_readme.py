@@ -72,6 +72,12 @@ def flags_table():
     )
 
 
+def aperture_flags_table():
+    """Return the table of the bits of `aper_flags`."""
+    rows = [(str(f.value), f"`{f.name}`", f.text) for f in flags.APERTURE_FLAGS]
+    return markdown(("value", "name", "meaning"), rows)
+
+
 def stages_table():
     """Return the table of stages and their kinds."""
     rows = [
@@ -92,6 +98,7 @@ TABLES = {
     "averages": averages_table,
     "calibrated": calibrated_table,
     "flags": flags_table,
+    "aperture_flags": aperture_flags_table,
     "stages": stages_table,
 }
 

@@ -264,7 +264,7 @@ def test_field_with_galaxies(field, tmp_path):
     lost = truth[on_image & (stars.query(truth[:, :2])[0] > 1)]
     number = told.segments.outline[np.round(lost[:, 1]).astype(int), np.round(lost[:, 0]).astype(int)]
     hidden = np.bincount(number, lost[:, 2], minlength=len(places) + 1)[1:]
-    np.testing.assert_allclose(columns["kron_flux"][nearest], 8e4 + hidden[nearest], rtol=0.2)
+    np.testing.assert_allclose(columns["kron_flux"][nearest], 8e4 + hidden[nearest], rtol=0.25)
     # stars away from galaxies
     far = (
         np.min(

@@ -74,6 +74,10 @@ def _check_radii(radii: tuple[float, ...]) -> tuple[float, ...]:
     """Refuse a list of radii that is not in order; concentrations are ratios of larger to smaller circles."""
     if not all(a < b for a, b in zip(radii, radii[1:], strict=False)):
         raise ValueError(f"{list(radii)} is refused; the radii must increase")
+    if len({label(radius, "") for radius in radii}) < len(radii):
+        raise ValueError(
+            f"{list(radii)} is refused; radii that are equal in six digits make the same columns"
+        )
     return radii
 
 
@@ -266,7 +270,7 @@ class CleanedApertures:
             "kron_a": axes.a,
             "kron_b": axes.b,
         }
-        radii = light_radii(canvas, canvas.light, np.array(self.fractions), columns["kron_flux"])
+        radii = light_radii(canvas, canvas.light, np.array(self.fractions), columns["kron_flux"], 2 * axes.a)
         columns |= {f"r{label(100 * share, '')}": radii[:, j] for j, share in enumerate(self.fractions)}
         bits = flags.aperture_bits("psf_shape", ~is_clear)
         bits |= flags.aperture_bits("kron_least", np.where(is_clear, kron.is_least, plain_kron.is_least))

@@ -1,7 +1,9 @@
 """Star or not: concentration indices with their line, and a probability from three measures of extent.
 
 Each measure is compared with the stars of the same S/N in the same image, so that errors of the PSF and the crowd
-widen what a star may look like.
+widen what a star may look like. All three look at the image cleaned of the other stars. So they tell what a source is
+that has one entry in the list, as in a list that is measured; what a fit has explained by two stars or more they
+see as stars.
 """
 
 from collections.abc import Mapping
@@ -21,12 +23,12 @@ STAR, OTHER, UNDECIDED = 1, 0, -1
 TYPICAL: Final = {"spread": 0.02, "growth": 0.2, "chi": 1.0}
 """Mean excess over a star of an extended source that is seen without noise: spread_model; magnitude between the
 first two circles; logarithm of rchi2."""
-WEIGHT: Final = {"spread": 0.5, "growth": 0.5, "chi": 0.25}
+WEIGHT: Final = {"spread": 0.7, "growth": 0.3, "chi": 0.25}
 """Shares in the sum of log-likelihood ratios. The measures see the same pixels and are not independent; chi also
 rises for blends and errors of the PSF."""
 PER_BIN: Final = 100
 """Sources per step of S/N in which the stars of the image are described."""
-STRAY: Final = (0.02, 4.0)
+STRAY: Final = (0.05, 6.0)
 """Share of stars that scatter more than the others, and by which factor: blends."""
 
 

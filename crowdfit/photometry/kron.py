@@ -83,22 +83,23 @@ def kron_apertures(
     return Kron(axes, first, small, large)
 
 
-def light_radii(canvas: Canvas, plane: NDArray[np.float32], fractions: F64, total: F64) -> F64:
+def light_radii(canvas: Canvas, plane: NDArray[np.float32], fractions: F64, total: F64, reach: F64) -> F64:
     """Return the radii of circles that hold given fractions (m,) of `total` (n,), (n, m) (pix).
 
-    NaN where the total is not positive, or the cell does not hold so much.
+    NaN where the total is not positive, or the circle of radius `reach` (n,) (pix), or the cell, holds less.
     """
     if not len(total):
         return np.zeros((0, len(fractions)))
+    reach = np.minimum(reach, float(canvas.half))
     good = np.isfinite(total) & (total > 0)
     radii, bits = sep.flux_radius(
         plane,
         canvas.x,
         canvas.y,
-        np.full(len(total), float(canvas.half)),
+        reach,
         fractions,
         normflux=np.where(good, total, 1.0),
         subpix=SUBPIXELS,
     )
     radii = np.asarray(radii).reshape(len(total), len(fractions))
-    return np.where(good[:, None] & (radii < canvas.half) & (radii > 0), radii, np.nan)
+    return np.where(good[:, None] & (radii < reach[:, None]) & (radii > 0), radii, np.nan)

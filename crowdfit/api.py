@@ -352,7 +352,8 @@ def _first_frame(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, 
     """Return the frame before the first pass."""
     first_psf = _first_psf(psf, exposure, config)
     log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
-    return Frame.start(exposure, first_psf, config.stamps, _seen_fwhm(psf, first_psf, exposure, config))
+    seen = _seen_fwhm(psf, first_psf, exposure, config)
+    return Frame.start(exposure, first_psf, config.stamps, seen, config.tiles)
 
 
 def _resumed(
@@ -374,7 +375,7 @@ def _resumed(
             "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken run",
             exposure.name, ", ".join(changed),
         )  # fmt: skip
-    return read_last(record, exposure, config.stamps)
+    return read_last(record, exposure, config.stamps, config.tiles)
 
 
 def _further(last: State, config: Config) -> Iterator[State]:

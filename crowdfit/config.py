@@ -34,6 +34,7 @@ from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
 from crowdfit.stages.solve import LsqrSolve, PcgSolve
 from crowdfit.stages.stop import Settled
+from crowdfit.tiles import Tiles
 
 Overrides: TypeAlias = Iterable[str] | Mapping[str, object]
 
@@ -75,6 +76,7 @@ class Config:
     prune: Annotated[Prune | NoPrune, _KINDS, _STAGE] = Prune()
     stop: Annotated[Settled, _STAGE] = Settled()
     measure: Measure = Measure()
+    tiles: Tiles = Tiles()
     output: Output = Output()
 
 

@@ -13,6 +13,7 @@ less. There data and PSF are mixed with the unfiltered ones, in the share that g
 weight they should have.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -88,18 +89,24 @@ class Whitened:
     share: Image
 
     @classmethod
-    def of(cls, whitening: Whitening, resid: Image, brightness: Image) -> "Whitened":
+    def of(cls, whitening: Whitening, resid: Image, brightness: Callable[[], Image]) -> "Whitened":
         """Return what the filter makes of a residual.
 
-        `brightness` (ny, nx) is what stars add to the noise, photons and error of their model, as variance over N.
+        `brightness` gives, (ny, nx), what stars add to the noise, photons and error of their model, as variance over N;
+        it is called when there is a filter.
         """
         kernel = whitening.kernel
         if kernel is None:
             return cls(resid, np.zeros_like(resid))
-        around = scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest")
-        share = unfiltered_share(whitening.ratio, around)
+        # what is large is given back as soon as it has been used: a large image has many planes besides
+        share = unfiltered_share(
+            whitening.ratio, scipy.ndimage.uniform_filter(brightness(), len(kernel), mode="nearest")
+        )
         filtered = convolve(resid, kernel)
-        return cls(filtered + share * (resid - filtered), share)
+        unfiltered = resid - filtered
+        unfiltered *= share
+        filtered += unfiltered
+        return cls(filtered, share)
 
 
 def effective(ratio: float) -> float:
@@ -137,8 +144,9 @@ def convolve(images: NDArray[np.floating], kernel: F64) -> F32:
     shape = [scipy.fft.next_fast_len(n + 2 * half, real=True) for n in (ny, nx)]
     # on the planes of one star threads cost more than they save
     workers = get_num_threads() if images.size > 200_000 else 1
-    product = scipy.fft.rfft2(images, shape, workers=workers) * scipy.fft.rfft2(kernel, shape)
-    whole = scipy.fft.irfft2(product, shape, workers=workers)
+    product = scipy.fft.rfft2(kernel, shape) * scipy.fft.rfft2(images, shape, workers=workers)
+    whole = scipy.fft.irfft2(product, shape, workers=workers, overwrite_x=True)
+    del product
     return np.ascontiguousarray(whole[..., half : half + ny, half : half + nx], np.float32)
 
 

@@ -39,7 +39,8 @@ def assembled(s, prior=0.0):
     """Return the normal equations of a scene: own, first, links, cross."""
     first, links, places = linked(s)
     own, cross = np.empty((len(s.x), 9)), np.empty((len(links), 9), np.float32)
-    kernels.fill_blocks(s.x, s.y, s.half, s.offset, white_stamps(s), first, links, places, own, cross)
+    every = np.arange(len(s.x))
+    kernels.fill_blocks(every, s.x, s.y, s.half, s.offset, white_stamps(s), first, links, places, own, cross)
     own[:, [4, 8]] += prior
     return own, first, links, cross
 

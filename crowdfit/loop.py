@@ -10,7 +10,7 @@ import numpy as np
 
 from crowdfit import flags
 from crowdfit.frame import Frame, Frames, PsfQuality
-from crowdfit.memory import peak_mb, resident_mb
+from crowdfit.memory import highest_mb, peak_mb
 from crowdfit.sources import Sources
 from crowdfit.stages.solve import Fit
 
@@ -106,8 +106,7 @@ class Stopwatch:
             begin, peak = time.perf_counter(), peak_mb()
             result = work(*args, **kwargs)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-            held = peak_mb() if peak_mb() > peak else resident_mb()
-            self.memory_mb[name] = max(held, self.memory_mb.get(name, 0.0))
+            self.memory_mb[name] = max(highest_mb(peak), self.memory_mb.get(name, 0.0))
             return result
 
         return call

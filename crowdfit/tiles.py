@@ -9,6 +9,7 @@ the visits and the memory of the machine change no bit of the result, and there 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from crowdfit.memory import resident_mb
+from crowdfit.errors import ConfigError
+from crowdfit.memory import free_mb, resident_mb
 from crowdfit.stages.base import STRICT
 
 F64 = NDArray[np.float64]
@@ -31,6 +33,14 @@ LEAST, MOST = 16 * 2**20, 64 * 2**20
 """Bytes that the stamps of a tile may take, when little memory is left and when there is enough. The halo of the larger
 tiles costs less than the stamps of all stars, far apart in memory, would (benchmarks/README.md); below the smaller it
 outweighs the core."""
+SLACK = 24
+"""MB that the allocator may hold back: what is freed in pieces is not always given back."""
+PLANES, FIXED = 72, 110
+"""Bytes per pixel, and MB besides, by which a fit grows beyond an image that has been read: sky, model, residual,
+weights and what is made of them on the way. Measured (benchmarks/README.md)."""
+FULL = 0.9
+"""A fit that holds more than this share of its ceiling after a pass goes no further: the last pass takes the stars
+farther out, so that more of them overlap."""
 
 
 class Tile(NamedTuple):
@@ -54,6 +64,32 @@ class Tiles:
         "what is free then",
     )
 
+    def with_ceiling(self, n_pixels: int) -> "Tiles":
+        """Return the tiles with the ceiling as a number, as it holds from now on; None where the system tells nothing.
+
+        Raises
+        ------
+        ConfigError
+            The planes of an image of `n_pixels` alone would need more.
+        """
+        held = resident_mb()
+        ceiling = held + free_mb() / 2 if self.memory_mb is None else self.memory_mb
+        if np.isnan(held) or np.isnan(ceiling):
+            return replace(self, memory_mb=None)
+        least = held + FIXED + n_pixels * PLANES / 2**20
+        if ceiling < least:
+            given = f"{ceiling:.0f} is refused" if self.memory_mb else f"half of the free memory, {ceiling:.0f}, is less"
+            raise ConfigError(
+                f"tiles.memory_mb: {given} than the {least:.0f} MB that an image of {n_pixels:,} pixels takes before "
+                f"its stars; set tiles.memory_mb={np.ceil(1.2 * least):.0f} where there is so much, or fit parts of "
+                "the image"
+            )
+        return replace(self, memory_mb=ceiling)
+
+    def is_full(self, held_mb: float) -> bool:
+        """Return whether so much memory leaves no room below the ceiling for stars more and for the last pass."""
+        return self.memory_mb is not None and held_mb > FULL * self.memory_mb
+
     def visit(  # noqa: PLR0913, PLR0917 - places, sizes and links of the stars
         self, x: F64, y: F64, half: I64, shape: tuple[int, int], first: I64, links: I32, coming: int
     ) -> Iterator[Tile]:
@@ -63,7 +99,7 @@ class Tiles:
         """
         if self.layout is not None:
             return visit(x, y, half, first, links, grid(x, y, shape, self.layout), np.inf)
-        room = MOST if self.memory_mb is None else 2**20 * (self.memory_mb - resident_mb()) - coming
+        room = MOST if self.memory_mb is None else 2**20 * (self.memory_mb - resident_mb() - SLACK) - coming
         return visit(x, y, half, first, links, [np.arange(len(x))], min(max(room, LEAST), MOST))
 
 
@@ -99,6 +135,8 @@ def halo(core: I64, first: I64, links: I32) -> I64:
     those, where their own tile would have to borrow them all. `first` (n + 1,), `links` (total,): who overlaps whom, as
     `crowdfit._kernels.normal.link_pairs` lists them.
     """
+    if len(core) == len(first) - 1:
+        return core[:0]
     counts = first[core + 1] - first[core]
     begins = np.cumsum(counts) - counts
     other = links[np.repeat(first[core] - begins, counts) + np.arange(counts.sum())]
@@ -139,8 +177,10 @@ def visit(  # noqa: PLR0913, PLR0917 - places, sizes and links of the stars
     waiting = cores[::-1]
     while waiting:
         core = waiting.pop()
-        around = halo(core, first, links)
-        if len(core) > 1 and cost[core].sum() + cost[around].sum() > most:
+        # the halo of a core that is too large by itself is not looked for: among very many links it takes memory too
+        fits = cost[core].sum() <= most
+        around = halo(core, first, links) if fits or len(core) == 1 else core[:0]
+        if len(core) > 1 and not (fits and cost[core].sum() + cost[around].sum() <= most):
             waiting += halved(core, x, y, cost)[::-1]
         else:
             yield Tile(core, around)

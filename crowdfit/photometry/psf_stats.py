@@ -51,6 +51,8 @@ class Measure:
     def __call__(self, frames: Frames, sources: Sources) -> Measured:
         """Return columns and flags of all stars."""
         (frame,) = frames
+        # the errors first: the statistics keep planes of their own on the frame
+        errors = self.errors(frame, sources)
         stats = self.statistics(frame, sources)
         columns: dict[str, NDArray[np.generic]] = {
             "id": sources.id,
@@ -60,9 +62,7 @@ class Measure:
             "flux_err": sources.flux_err,
             "pass_no": sources.pass_no,
         }
-        columns |= dict(
-            zip(("flux_err_marginal", "x_err", "y_err"), self.errors(frame, sources), strict=True)
-        )
+        columns |= dict(zip(("flux_err_marginal", "x_err", "y_err"), errors, strict=True))
         columns |= {name: stats[:, k] for name, k in _STATS.items()}
         columns["sky"] = frame.sky[frame.nearest_pixel(sources)]
         sources = self._flagged(frame, sources, stats)

@@ -29,8 +29,8 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
-from crowdfit.tiles import Tiles
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, check_refinable
+from crowdfit.tiles import Tiles
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
@@ -233,7 +233,9 @@ def _fit(  # noqa: PLR0913, PLR0917 - what `fit_image` was given, validated
     keep = None if record is None else RunRecord(record)
     inputs = {} if keep is None else checksums(exposure, chosen, psf, sources)
     last, history = (
-        _resumed(record, exposure, chosen, tiles, inputs, metadata) if resume and record is not None else (None, [])
+        _resumed(record, exposure, chosen, tiles, inputs, metadata)
+        if resume and record is not None
+        else (None, [])
     )
     earlier = sum(stats.seconds for stats in history)
     if last is None:

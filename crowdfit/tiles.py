@@ -78,11 +78,11 @@ class Tiles:
             return replace(self, memory_mb=None)
         least = held + FIXED + n_pixels * PLANES / 2**20
         if ceiling < least:
-            given = f"{ceiling:.0f} is refused" if self.memory_mb else f"half of the free memory, {ceiling:.0f}, is less"
+            what = "" if self.memory_mb else " (what is held and half of what is free)"
             raise ConfigError(
-                f"tiles.memory_mb: {given} than the {least:.0f} MB that an image of {n_pixels:,} pixels takes before "
-                f"its stars; set tiles.memory_mb={np.ceil(1.2 * least):.0f} where there is so much, or fit parts of "
-                "the image"
+                f"tiles.memory_mb: {ceiling:.0f}{what} is less than the {least:.0f} MB that an image of {n_pixels:,} "
+                f"pixels takes before its stars; set tiles.memory_mb={np.ceil(1.2 * least):.0f} where there is so "
+                "much, or fit parts of the image"
             )
         return replace(self, memory_mb=ceiling)
 

@@ -19,7 +19,7 @@ from crowdfit.psf.analytic import moffat
 from crowdfit.render import render
 from crowdfit.scene import SCENES
 from crowdfit.simulate import simulate
-from crowdfit.stages.solve import Normal, System
+from crowdfit.stages.solve import Normal, PcgSolve, System
 from crowdfit.tiles import Tile, Tiles
 
 SHAPE = (120, 150)
@@ -77,7 +77,10 @@ class TestTiling:
         overlap = (np.abs(col[:, None] - col) <= gap) & (np.abs(row[:, None] - row) <= gap)
         for core in tiles.grid(x, y, SHAPE, layout):
             needed = {
-                j for i in core for j in range(len(x)) if overlap[i, j] and j < i and j not in set(core.tolist())
+                j
+                for i in core
+                for j in range(len(x))
+                if overlap[i, j] and j < i and j not in set(core.tolist())
             }
             assert tiles.halo(core, first, links).tolist() == sorted(needed)
 
@@ -111,13 +114,25 @@ class TestSystem:
         frame, sources = crowded
         prior = np.full(len(sources), 0.1) if shifts else None
         whole, tiled = (
-            System.of(frame.with_(tiles=Tiles(layout=which)), sources, prior=prior) for which in ((1, 1), layout)
+            System.of(frame.with_(tiles=Tiles(layout=which)), sources, prior=prior)
+            for which in ((1, 1), layout)
         )
         assert frame.whitening.kernel is not None
         assert whole.blocks.cross.any()
         for name in ("own", "first", "links", "cross"):
             assert np.array_equal(getattr(whole.blocks, name), getattr(tiled.blocks, name))
         assert np.array_equal(whole.rhs, tiled.rhs)
+
+    def test_threads(self, crowded, same_bits):
+        """Tiles come one after the other, and threads share the stars of one: the same bits on any number of them."""
+        frame, sources = crowded
+        tiled = frame.with_(tiles=Tiles(layout=(3, 5)))
+
+        def work():
+            system = System.of(tiled.with_(), sources, prior=np.full(len(sources), 0.1))
+            return system.blocks.own, system.blocks.cross, system.rhs, PcgSolve().solve(system).unknowns
+
+        same_bits(work)
 
     def test_only_one_tile_is_held(self, crowded, monkeypatch):
         """By what the tiles ask for: all stars once, in several parts, none of which has all stamps."""
@@ -275,7 +290,9 @@ print(asked, result.peak_memory_mb, max(result.stage_memory_mb.values()), result
 
 def in_a_process(code, *arguments):
     """Return the words that a process of its own prints, whose memory nothing else has touched."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
     return done.stdout.split()
 
 

@@ -260,7 +260,9 @@ def read_last(
         history = [_get_stats(group) for _, group in groups]
         pass_no, last = groups[-1]
         sources = _get_sources(last["sources"])
-        frames = tuple(_get_frame(group, exposure, stamps, tiles or Tiles()) for _, group in _groups(last["frames"]))
+        frames = tuple(
+            _get_frame(group, exposure, stamps, tiles or Tiles()) for _, group in _groups(last["frames"])
+        )
     return State(pass_no, sources, render(frames, sources), history[-1]), history
 
 

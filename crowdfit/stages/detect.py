@@ -191,9 +191,9 @@ class ScoreDetect:
         """Return delta chi^2, flux, x and y of second stars under known ones, on the image, (n, 4).
 
         Two stars fitted as one leave a pattern whose peaks lie far out and are faint; a star tried close by
-        gathers all of it. `nsigma` (n,) is the threshold at each known star; an error of the PSF has the same shape in all
-        pixels of a star, so `error` times the star's own S/N counts as one sigma more. Where the significance
-        map `signif` (ny, nx) shows next to nothing around a star there is nothing to gather.
+        gathers all of it. `nsigma` (n,) is the threshold at each known star; an error of the PSF has the same
+        shape in all pixels of a star, so `error` times the star's own S/N counts as one sigma more. Where the
+        significance map `signif` (ny, nx) shows next to nothing around a star there is nothing to gather.
         """
         psf, (ny, nx) = frame.psf, frame.exposure.shape
         # stars that no solve has seen yet have no error

@@ -178,7 +178,9 @@ def shift_prior(frame: Frame, flux: F64, sigma_shift: float) -> F64:
     return np.asarray(1 / (size * sigma_shift) ** 2)
 
 
-def marginal_variance(columns: Columns | Sources, eq: Normal, prior: F64, reach: float, neighbours: int) -> F64:
+def marginal_variance(
+    columns: Columns | Sources, eq: Normal, prior: F64, reach: float, neighbours: int
+) -> F64:
     """Return the variances of all unknowns (n, 3) when the nearest neighbours may vary too.
 
     Parameters
@@ -194,9 +196,7 @@ def marginal_variance(columns: Columns | Sources, eq: Normal, prior: F64, reach:
     """
     x, y = np.ascontiguousarray(columns.x), np.ascontiguousarray(columns.y)
     variance = np.empty((len(x), 3))
-    marginal.invert_around(
-        x, y, reach, neighbours, prior, eq.own, eq.first, eq.links, eq.cross, variance
-    )
+    marginal.invert_around(x, y, reach, neighbours, prior, eq.own, eq.first, eq.links, eq.cross, variance)
     return variance
 
 
@@ -380,10 +380,10 @@ class LsqrSolve(Solver):
             extra[:, 1:] = prior[:, None]
         norms = own[:, :n_terms] + extra
         scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0)).ravel()
-        system = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
+        operator = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
         target = np.concatenate([resid.ravel().astype(np.float64), np.zeros(extra.size)])
         found = scipy.sparse.linalg.lsqr(
-            system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter
+            operator, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter
         )
         unknowns = np.zeros((n, 3))
         unknowns[:, :n_terms] = (found[0] * scale).reshape(n, n_terms)

@@ -35,7 +35,7 @@ tiles costs less than the stamps of all stars, far apart in memory, would (bench
 outweighs the core."""
 SLACK = 24
 """MB that the allocator may hold back: what is freed in pieces is not always given back."""
-PLANES, FIXED = 72, 110
+PLANES, FIXED = 48, 110
 """Bytes per pixel, and MB besides, by which a fit grows beyond an image that has been read: sky, model, residual,
 weights and what is made of them on the way. Measured (benchmarks/README.md)."""
 FULL = 0.9

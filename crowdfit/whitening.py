@@ -36,6 +36,8 @@ HALF_RATIO = 2.0
 meet one by one; there the narrower PSF gathers noise and gives little."""
 LEAST_SHARE = 0.02
 """Smallest share of the unfiltered PSF that is mixed in."""
+LARGE, BAND = 2**23, 2**21
+"""Images of more pixels are convolved in bands of so many."""
 REACH = 2.0
 """Half width of the filter (FWHM); beyond it the filter is below a thousandth of its centre."""
 
@@ -138,7 +140,22 @@ def whitening_kernel(psf: EPSF, ratio: float) -> F64:
 
 
 def convolve(images: NDArray[np.floating], kernel: F64) -> F32:
-    """Return images (..., ny, nx) convolved with an odd kernel, zeros beyond their borders, float32."""
+    """Return images (..., ny, nx) convolved with an odd kernel, zeros beyond their borders, float32.
+
+    An image of more than `LARGE` pixels is taken in bands, for the transforms take seven times its memory.
+    """
+    half, (ny, nx) = kernel.shape[0] // 2, images.shape[-2:]
+    if images.size <= LARGE or images.ndim > 2:
+        return _convolved(images, kernel)
+    out, rows = np.empty(images.shape, np.float32), max(BAND // nx, 8 * half + 1)
+    for low in range(0, ny, rows):
+        high, first = min(low + rows, ny), max(low - half, 0)
+        out[low:high] = _convolved(images[first : high + half], kernel)[low - first : high - first]
+    return out
+
+
+def _convolved(images: NDArray[np.floating], kernel: F64) -> F32:
+    """Return what `convolve` does, by one transform of the whole."""
     half = kernel.shape[0] // 2
     ny, nx = images.shape[-2:]
     shape = [scipy.fft.next_fast_len(n + 2 * half, real=True) for n in (ny, nx)]

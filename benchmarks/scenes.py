@@ -16,7 +16,8 @@ SMOKE = dataclasses.replace(SCENES["dense"], ny=256, nx=256, n_stars=4000, dead_
 """The density and everything else of `dense` on a sixteenth of its area."""
 
 BENCH_SCENES: dict[str, Scene] = {name: scene for name, scene in SCENES.items() if name != "demo"} | {
-    "smoke": SMOKE
+    "smoke": SMOKE,
+    "huge": dataclasses.replace(SCENES["dense"], ny=4096, nx=4096, n_stars=1_000_000),
 }
 
 
@@ -39,7 +40,11 @@ REAL_FIELDS = {
     "k2_first": RealField(_K2.format("2457501.0963"), "k2"),
     "k2_second": RealField(_K2.format("2457501.1167"), "k2"),
 }
-GROUPS = {"ladder": tuple(f"ladder{pixels}" for pixels in LADDER), "real": tuple(REAL_FIELDS)}
+GROUPS = {
+    "ladder": tuple(f"ladder{pixels}" for pixels in LADDER),
+    "scale": ("dense", "big", "huge"),
+    "real": tuple(REAL_FIELDS),
+}
 """Names that stand for several fields."""
 
 DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "crowdfit-benchmarks"

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +25,7 @@ from crowdfit.io.positions import Positions, check_positions
 from crowdfit.io.products import write_products
 from crowdfit.io.run_record import Head, RunRecord, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
-from crowdfit.memory import peak_mb
+from crowdfit.memory import highest_mb, peak_mb, resident_mb
 from crowdfit.photometry.corrections import Corrections
 from crowdfit.photometry.psf_map import PsfMap, measure_psf_map, missing_variation
 from crowdfit.photometry.segments import Segments
@@ -36,6 +36,7 @@ from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, check_refinable
 from crowdfit.stages.segments import SepSegments
+from crowdfit.tiles import Tiles
 
 if TYPE_CHECKING:
     from astropy.nddata import NDData
@@ -72,6 +73,8 @@ class FitResult:
         Wall time of the fit; of one that was resumed with that of its recorded passes.
     stage_seconds : dict of str to float
         Wall time by stage, all passes together.
+    stage_memory_mb : dict of str to float
+        Largest resident size of the process (MB) by stage, as in `PassStats`; all passes together.
     peak_memory_mb : float
         Largest resident size of the process.
     metadata : dict of str to str
@@ -97,6 +100,7 @@ class FitResult:
     psf_map: PsfMap | None = None
     corrections: Corrections | None = None
     segments: Segments | None = None
+    stage_memory_mb: dict[str, float] = field(default_factory=dict)
 
     @property
     def exposure(self) -> Exposure:
@@ -241,21 +245,24 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
     """Run the loop on a validated exposure, make the last pass, measure, and build the catalogue."""
     began = time.perf_counter()
     _warn_without_memory(chosen)
+    tiles = chosen.tiles.with_ceiling(exposure.data.size)
     metadata = metadata_of(exposure, chosen, psf)
     calibrator = prepare_calibration(metadata, chosen.calibration, exposure.name)
     keep = None if record is None else RunRecord(record)
     inputs = {} if keep is None else checksums(exposure, chosen, psf, sources)
     last, history = (
-        _resumed(record, exposure, chosen, inputs, metadata) if resume and record is not None else (None, [])
+        _resumed(record, exposure, chosen, tiles, inputs, metadata)
+        if resume and record is not None
+        else (None, [])
     )
     earlier = sum(stats.seconds for stats in history)
     if last is None:
-        passes = iterate((_first_frame(psf, exposure, chosen),), chosen, sources)
+        passes = iterate((_first_frame(psf, exposure, chosen, tiles),), chosen, sources)
         if keep is not None:
             keep.start(metadata, dump(chosen), inputs)
     else:
         passes = _further(last, chosen)
-    times = {"start": time.perf_counter() - began}
+    times, held = {"start": time.perf_counter() - began}, {"start": resident_mb()}
     log.debug("%s: first pass begins", exposure.name, extra={"done": "start"})
     state, reason = _drain(passes, last, chosen, history, progress, keep)
     extended = Extended.nothing(exposure)
@@ -266,16 +273,17 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
             keep.start(metadata, dump(chosen), inputs)
         passes = iterate((extended.first_frame(state.frames[0], chosen),), chosen, sources)
         state, reason = _drain(passes, None, chosen, history, progress, keep)
-    frames, stars = _timed(times, "last pass", finish, state.frames, chosen, state.sources)
-    measured = _timed(times, "measure", chosen.measure, frames, stars)
-    apertures = _timed(times, "apertures", chosen.aperture, frames, measured.sources, measured.columns)
-    psf_map = _timed(times, "PSF map", measure_psf_map, frames[0], measured.sources)
+    frames, stars = _timed(times, held, "last pass", finish, state.frames, chosen, state.sources)
+    measured = _timed(times, held, "measure", chosen.measure, frames, stars)
+    apertures = _timed(times, held, "apertures", chosen.aperture, frames, measured.sources, measured.columns)
+    psf_map = _timed(times, held, "PSF map", measure_psf_map, frames[0], measured.sources)
     problem = missing_variation(frames[0].psf, psf_map)
     if problem:
         log.warning("%s: %s", exposure.name, problem)
     for stats in history:
         for stage, seconds in stats.stage_seconds.items():
             times[stage] = times.get(stage, 0.0) + seconds
+            held[stage] = max(stats.stage_memory_mb.get(stage, np.nan), held.get(stage, 0.0))
     metadata |= {
         "stop_reason": reason,
         "n_passes": str(len(history)),
@@ -302,6 +310,7 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
         psf_map=psf_map,
         corrections=apertures.corrections,
         segments=extended.measured(chosen, frames[0]),
+        stage_memory_mb=held,
     )
 
 
@@ -318,10 +327,10 @@ def _calibrated(catalog: "QTable", calibrator: Calibrator, name: str) -> "QTable
 
 def _warn_without_memory(config: Config) -> None:
     """Say that a ceiling on memory does nothing where the system does not tell how much is used."""
-    ceiling = getattr(config.stop, "max_memory_mb", None)
+    ceiling = config.tiles.memory_mb
     if ceiling is not None and np.isnan(peak_mb()):
         log.warning(
-            "stop.max_memory_mb: %g does nothing, because this system does not tell how much memory is used; "
+            "tiles.memory_mb: %g does nothing, because this system does not tell how much memory is used; "
             "fit smaller images instead", ceiling
         )  # fmt: skip
 
@@ -392,17 +401,21 @@ def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, expo
     return stars.flagged("forced", np.ones(len(stars), bool))
 
 
-def _first_frame(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config) -> Frame:
+def _first_frame(
+    psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, config: Config, tiles: Tiles
+) -> Frame:
     """Return the frame before the first pass."""
     first_psf = _first_psf(psf, exposure, config)
     log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
-    return Frame.start(exposure, first_psf, config.stamps, _seen_fwhm(psf, first_psf, exposure, config))
+    seen = _seen_fwhm(psf, first_psf, exposure, config)
+    return Frame.start(exposure, first_psf, config.stamps, seen, tiles)
 
 
-def _resumed(
+def _resumed(  # noqa: PLR0913, PLR0917 - what the record is compared with
     record: str | Path,
     exposure: Exposure,
     config: Config,
+    tiles: Tiles,
     inputs: dict[str, str],
     metadata: dict[str, str],
 ) -> tuple[State | None, list[PassStats]]:
@@ -418,7 +431,7 @@ def _resumed(
             "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken run",
             exposure.name, ", ".join(changed),
         )  # fmt: skip
-    return read_last(record, exposure, config.stamps)
+    return read_last(record, exposure, config.stamps, tiles)
 
 
 def _further(last: State, config: Config) -> Iterator[State]:
@@ -452,9 +465,9 @@ def _drain(  # noqa: PLR0913, PLR0917 - what is done with each pass
     return last, str(config.stop(last))
 
 
-def _timed(times: dict[str, float], name: str, work: Any, *args: Any) -> Any:
-    """Return the result of `work`, its wall time noted under `name`."""
-    began = time.perf_counter()
+def _timed(times: dict[str, float], held: dict[str, float], name: str, work: Any, *args: Any) -> Any:
+    """Return the result of `work`, its wall time and the memory held noted under `name`."""
+    began, peak = time.perf_counter(), peak_mb()
     result = work(*args)
-    times[name] = time.perf_counter() - began
+    times[name], held[name] = time.perf_counter() - began, highest_mb(peak)
     return result

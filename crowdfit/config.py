@@ -38,6 +38,7 @@ from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
 from crowdfit.stages.solve import LsqrSolve, PcgSolve
 from crowdfit.stages.stop import Settled
 from crowdfit.stages.stripes import LineStripes, NoStripes
+from crowdfit.tiles import Tiles
 
 Overrides: TypeAlias = Iterable[str] | Mapping[str, object]
 
@@ -83,6 +84,7 @@ class Config:
     measure: Measure = Measure()
     aperture: Annotated[NoApertures | CleanedApertures, _KINDS, _STAGE] = NoApertures()
     calibration: Calibration = Calibration()
+    tiles: Tiles = Tiles()
     output: Output = Output()
 
 

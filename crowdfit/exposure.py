@@ -133,9 +133,11 @@ class Exposure:
     @cached_property
     def blobs(self) -> NDArray[np.int32]:
         """The saturated blob of each pixel, with a rim of one pixel, counted from 1; 0 where there is none."""
+        if not self.saturated.any():
+            return np.zeros(self.shape, np.int32)
         touching = np.ones((3, 3), bool)
         blobs, _ = scipy.ndimage.label(self.saturated, touching)
-        rim = scipy.ndimage.grey_dilation(blobs, footprint=touching) if blobs.any() else blobs
+        rim = scipy.ndimage.grey_dilation(blobs, footprint=touching)
         return np.where(blobs > 0, blobs, rim).astype(np.int32)
 
     @cached_property

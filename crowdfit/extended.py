@@ -72,7 +72,7 @@ class Extended:
             ivar=np.where(good, self.exposure.ivar, np.float32(0)),
             saturated=self.exposure.saturated & good,
         )
-        frame = Frame.start(exposure, before.psf, config.stamps, before.seen_fwhm)
+        frame = Frame.start(exposure, before.psf, config.stamps, before.seen_fwhm, before.tiles)
         return frame.with_(first_fwhm=before.first_fwhm)
 
     def measured(self, config: Config, frame: Frame) -> Segments | None:

@@ -14,6 +14,7 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.render import add_to
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.tiles import Tiles
 from crowdfit.whitening import Whitened, Whitening, whitening
 
 CHI_PIXELS = 200_000
@@ -98,6 +99,8 @@ class Frame:
         Sum of the squared fluxes of undetected stars per pixel (image unit^2): noise with the PSF's spectrum.
     structure : ndarray (ny, nx) float32 or None
         Noise of a pixel that stands for structure of the sky which is not in `sky` (image unit); None: no such.
+    tiles : Tiles
+        In which parts the linear system is assembled, and the memory that may be held.
     """
 
     exposure: Exposure
@@ -110,14 +113,22 @@ class Frame:
     psf_quality: PsfQuality | None = None
     confusion: float = 0.0
     structure: Image | None = None
+    tiles: Tiles = field(default_factory=Tiles)
 
     @classmethod
     def start(
-        cls, exposure: Exposure, psf: EPSF, stamps: StampSizes, seen_fwhm: float | None = None
+        cls,
+        exposure: Exposure,
+        psf: EPSF,
+        stamps: StampSizes,
+        seen_fwhm: float | None = None,
+        tiles: Tiles | None = None,
     ) -> "Frame":
         """Return the frame before the first pass: no sky, no sources."""
         zero = np.zeros(exposure.shape, np.float32)
-        return cls(exposure, psf, zero, zero, stamps, psf.fwhm, seen_fwhm)
+        return cls(
+            exposure, psf, zero, zero, stamps, psf.fwhm, seen_fwhm, tiles=Tiles() if tiles is None else tiles
+        )
 
     @cached_property
     def resid(self) -> Image:
@@ -148,11 +159,15 @@ class Frame:
     @cached_property
     def whitened(self) -> Whitened:
         """The residual behind the filter, mixed with the unfiltered one where photons rule."""
+        return Whitened.of(self.whitening, self.resid, self._brightness)
+
+    def _brightness(self) -> Image:
+        """Return what stars add to the noise, photons and error of their model, as variance over that of the sky."""
         ivar, floor = self.exposure.ivar, np.float32(1e-30)
         photons = 1 / np.maximum(self.fit_ivar, floor) - 1 / np.maximum(ivar, floor)
-        stars = photons + np.square(np.float32(self.model_error) * self.model)
-        brightness = np.where(self.exposure.good, stars / np.float32(self.noise**2), np.float32(0))
-        return Whitened.of(self.whitening, self.resid, brightness)
+        photons += np.square(np.float32(self.model_error) * self.model)
+        photons /= np.float32(self.noise**2)
+        return np.where(self.exposure.good, photons, np.float32(0))
 
     @property
     def whitening(self) -> Whitening:
@@ -167,10 +182,21 @@ class Frame:
     @cached_property
     def chi(self) -> float:
         """Robust rms of the residual in units of its noise, over some `CHI_PIXELS`; 1 for a perfect model."""
-        some = np.s_[:: max(self.resid.size // CHI_PIXELS, 1)]
-        good = self.exposure.good.ravel()[some]
-        pull = (self.resid.ravel()[some] * np.sqrt(self.fit_ivar.ravel()[some]))[good]
+        few = self._every(max(self.model.size // CHI_PIXELS, 1))
+        pull = (few.resid * np.sqrt(few.fit_ivar))[few.exposure.good]
         return float(1.4826 * np.median(np.abs(pull - np.median(pull))))
+
+    def _every(self, step: int) -> "Frame":
+        """Return a frame of one row with every so many of the pixels: whole planes are not made for a few numbers."""
+
+        def few(plane: NDArray[Any] | None) -> Any:
+            return None if plane is None else plane.ravel()[::step][np.newaxis]
+
+        e = self.exposure
+        exposure = replace(e, data=few(e.data), ivar=few(e.ivar), dq=few(e.dq), saturated=few(e.saturated))
+        return self.with_(
+            exposure=exposure, sky=few(self.sky), model=few(self.model), structure=few(self.structure)
+        )
 
     def half_sizes(self, flux: NDArray[Any]) -> NDArray[np.int64]:
         """Return the stamp half widths of stars with the given fluxes (pix)."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from crowdfit import flags
 from crowdfit.frame import Frame, Frames, PsfQuality
-from crowdfit.memory import peak_mb, resident_mb
+from crowdfit.memory import highest_mb, peak_mb
 from crowdfit.sources import Sources
 from crowdfit.stages.solve import Fit
 
@@ -49,7 +49,8 @@ class PassStats:
     stage_seconds : dict of str to float
         Wall time by stage.
     stage_memory_mb : dict of str to float
-        Resident size of the process after each stage.
+        Largest resident size of the process during each stage, where the stage made it the largest so far; else the
+        size after it.
     memory_mb : float
         Largest resident size of the process so far.
     psf_quality : PsfQuality or None
@@ -102,10 +103,10 @@ class Stopwatch:
         """Return `work` wrapped so that its wall time is added to `seconds[name]`."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
+            begin, peak = time.perf_counter(), peak_mb()
             result = work(*args, **kwargs)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-            self.memory_mb[name] = resident_mb()
+            self.memory_mb[name] = max(highest_mb(peak), self.memory_mb.get(name, 0.0))
             return result
 
         return call
@@ -159,6 +160,8 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
 
 def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, Sources]:
     """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018)."""
+    # of copies: what a solve keeps of the image on a frame of the last pass would be held as long as that pass
+    frames = tuple(frame.with_() for frame in frames)
     for _ in range(MOST_LAST):
         before = sources.flux
         sources = config.solve(frames, sources, shifts=False).sources

@@ -13,6 +13,7 @@ less. There data and PSF are mixed with the unfiltered ones, in the share that g
 weight they should have.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,6 +36,8 @@ HALF_RATIO = 2.0
 meet one by one; there the narrower PSF gathers noise and gives little."""
 LEAST_SHARE = 0.02
 """Smallest share of the unfiltered PSF that is mixed in."""
+LARGE, BAND = 2**23, 2**21
+"""Images of more pixels are convolved in bands of so many."""
 REACH = 2.0
 """Half width of the filter (FWHM); beyond it the filter is below a thousandth of its centre."""
 
@@ -88,18 +91,24 @@ class Whitened:
     share: Image
 
     @classmethod
-    def of(cls, whitening: Whitening, resid: Image, brightness: Image) -> "Whitened":
+    def of(cls, whitening: Whitening, resid: Image, brightness: Callable[[], Image]) -> "Whitened":
         """Return what the filter makes of a residual.
 
-        `brightness` (ny, nx) is what stars add to the noise, photons and error of their model, as variance over N.
+        `brightness` gives, (ny, nx), what stars add to the noise, photons and error of their model, as variance over N;
+        it is called when there is a filter.
         """
         kernel = whitening.kernel
         if kernel is None:
             return cls(resid, np.zeros_like(resid))
-        around = scipy.ndimage.uniform_filter(brightness, len(kernel), mode="nearest")
-        share = unfiltered_share(whitening.ratio, around)
+        # what is large is given back as soon as it has been used: a large image has many planes besides
+        share = unfiltered_share(
+            whitening.ratio, scipy.ndimage.uniform_filter(brightness(), len(kernel), mode="nearest")
+        )
         filtered = convolve(resid, kernel)
-        return cls(filtered + share * (resid - filtered), share)
+        unfiltered = resid - filtered
+        unfiltered *= share
+        filtered += unfiltered
+        return cls(filtered, share)
 
 
 def effective(ratio: float) -> float:
@@ -131,14 +140,30 @@ def whitening_kernel(psf: EPSF, ratio: float) -> F64:
 
 
 def convolve(images: NDArray[np.floating], kernel: F64) -> F32:
-    """Return images (..., ny, nx) convolved with an odd kernel, zeros beyond their borders, float32."""
+    """Return images (..., ny, nx) convolved with an odd kernel, zeros beyond their borders, float32.
+
+    An image of more than `LARGE` pixels is taken in bands, for the transforms take seven times its memory.
+    """
+    half, (ny, nx) = kernel.shape[0] // 2, images.shape[-2:]
+    if images.size <= LARGE or images.ndim > 2:
+        return _convolved(images, kernel)
+    out, rows = np.empty(images.shape, np.float32), max(BAND // nx, 8 * half + 1)
+    for low in range(0, ny, rows):
+        high, first = min(low + rows, ny), max(low - half, 0)
+        out[low:high] = _convolved(images[first : high + half], kernel)[low - first : high - first]
+    return out
+
+
+def _convolved(images: NDArray[np.floating], kernel: F64) -> F32:
+    """Return what `convolve` does, by one transform of the whole."""
     half = kernel.shape[0] // 2
     ny, nx = images.shape[-2:]
     shape = [scipy.fft.next_fast_len(n + 2 * half, real=True) for n in (ny, nx)]
     # on the planes of one star threads cost more than they save
     workers = get_num_threads() if images.size > 200_000 else 1
-    product = scipy.fft.rfft2(images, shape, workers=workers) * scipy.fft.rfft2(kernel, shape)
-    whole = scipy.fft.irfft2(product, shape, workers=workers)
+    product = scipy.fft.rfft2(kernel, shape) * scipy.fft.rfft2(images, shape, workers=workers)
+    whole = scipy.fft.irfft2(product, shape, workers=workers, overwrite_x=True)
+    del product
     return np.ascontiguousarray(whole[..., half : half + ny, half : half + nx], np.float32)
 
 

@@ -24,6 +24,7 @@ from crowdfit.io.positions import Positions
 from crowdfit.io.run_record import read_record
 from crowdfit.io.tables import read_catalog
 from crowdfit.loop import State
+from crowdfit.memory import resident_mb
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.psf.initial import BlindPsf, agreed_fwhm
 from crowdfit.render import render
@@ -174,8 +175,8 @@ class TestSettings:
         """P016: on a system that does not tell how much is used, the log says once that the ceiling does nothing."""
         monkeypatch.setattr("crowdfit.api.peak_mb", lambda: 300.0 if known else np.nan)
         with caplog.at_level(logging.WARNING):
-            fit_image(field.exposure, psf=field.psf, stop__max_memory_mb=ceiling, **QUICK)
-        assert sum("stop.max_memory_mb: 1e+09 does nothing" in r.getMessage() for r in caplog.records) == says
+            fit_image(field.exposure, psf=field.psf, tiles__memory_mb=ceiling, **QUICK)
+        assert sum("tiles.memory_mb: 1e+09 does nothing" in r.getMessage() for r in caplog.records) == says
 
     def test_metadata_can_repeat_the_fit(self, reference):
         """P076: versions, configuration and its hash, reason, passes."""
@@ -277,10 +278,11 @@ class TestResume:
         with pytest.raises(InputError, match="give record=PATH too"):
             fit_image(field.exposure, resume=True)
 
-    def test_memory_ceiling_of_the_record(self, field, tmp_path):
-        """Why a run ended is as recorded, whatever the memory of the process is now."""
+    def test_memory_ceiling_of_the_record(self, field, tmp_path, monkeypatch):
+        """Why a run ended is as recorded: a ceiling that is reached by the first pass, and one that is not refused."""
+        monkeypatch.setattr("crowdfit.tiles.FIXED", 0.0)
         path = tmp_path / "run.h5"
-        settings = QUICK | {"stop__max_memory_mb": 1.0}
+        settings = QUICK | {"tiles__memory_mb": resident_mb() + 50}
         whole = fit_image(field.exposure, psf=field.psf, record=path, **settings)
         result = fit_image(field.exposure, psf=field.psf, record=path, resume=True, **settings)
         assert result.stop_reason == whole.stop_reason == "memory_ceiling"

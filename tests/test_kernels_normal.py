@@ -39,7 +39,8 @@ def assembled(s, prior=0.0):
     """Return the normal equations of a scene: own, first, links, cross."""
     first, links, places = linked(s)
     own, cross = np.empty((len(s.x), 9)), np.empty((len(links), 9), np.float32)
-    kernels.fill_blocks(s.x, s.y, s.half, s.offset, white_stamps(s), first, links, places, own, cross)
+    every = np.arange(len(s.x))
+    kernels.fill_blocks(every, s.x, s.y, s.half, s.offset, white_stamps(s), first, links, places, own, cross)
     own[:, [4, 8]] += prior
     return own, first, links, cross
 
@@ -127,6 +128,26 @@ def test_blocks(order):
     error = np.abs(full - expected.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n))
     assert np.all(error <= EPS * np.outer(scale, scale) + 1e-13)
     assert np.array_equal(full, full.T)
+
+
+def test_blocks_in_parts():
+    """Of chosen stars only: the parts fill the matrix, each from stamps that are nothing but its own and its halo's."""
+    s = make_scene(1, n=25)
+    own, first, links, cross = assembled(s)
+    _, _, places = linked(s)
+    got_own, got_cross = np.full_like(own, np.nan), np.full_like(cross, np.nan)
+    for chosen in (np.arange(0, 25, 2), np.arange(1, 25, 2)):
+        stamps, needed = white_stamps(s), set(chosen.tolist())
+        for i in chosen:
+            needed |= {int(j) for j in links[first[i] : first[i + 1]] if j < i}
+        for i in set(range(25)) - needed:
+            stamps[:, s.offset[i] : s.offset[i] + (2 * s.half[i] + 1) ** 2] = np.nan
+        kernels.fill_blocks(
+            chosen, s.x, s.y, s.half, s.offset, stamps, first, links, places, got_own, got_cross
+        )
+        assert np.isnan(got_own).any() == (chosen[0] == 0)
+    assert np.array_equal(got_own, own)
+    assert np.array_equal(got_cross, cross)
 
 
 def test_pair_block():

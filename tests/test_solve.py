@@ -11,7 +11,7 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
 from crowdfit.sources import Sources
-from crowdfit.stages.solve import Columns, LsqrSolve, Normal, PcgSolve, shift_prior
+from crowdfit.stages.solve import Columns, LsqrSolve, Normal, PcgSolve, System, shift_prior
 from tests.reference import EPS
 from tests.reference import normal as twins
 from tests.reference.scenes import varying_psf
@@ -64,8 +64,7 @@ def test_normal_equations_are_satisfied(field, kind):
     c = Columns.of(frame, start, root)
     design = twins.design(c.x, c.y, c.half, c.offset, c.stamps, SHAPE)
     prior = shift_prior(frame, start.flux, 0.15 * frame.psf.fwhm / 3)
-    eq = Normal.of(c, SHAPE)
-    unknowns = EXACT[kind].solve(c, eq, frame.resid * root, prior).unknowns.ravel()
+    unknowns = EXACT[kind].solve(System.of(frame, start, prior=prior)).unknowns.ravel()
     prior = np.outer(prior, [0, 1, 1]).ravel()
     gradient = design.T @ (frame.resid * root).ravel() - (design.T @ design) @ unknowns - prior * unknowns
     assert np.abs(gradient / np.sqrt((design**2).sum(axis=0) + prior)).max() < 0.01

@@ -175,3 +175,14 @@ def test_flux_at_the_border(psf, at):
     for error in (0.02, 1e-3):
         sources = PcgSolve()((start.rendered(sources),), sources, shifts=False).sources
         assert abs(sources.flux[0] / 1000 - 1) < error
+
+
+@pytest.mark.parametrize("shape", [(61, 40), (40, 90), (9, 200)])
+def test_large_images_are_convolved_in_bands(shape, monkeypatch):
+    """To rounding what one transform gives, to the first and the last row."""
+    rng = np.random.default_rng(8)
+    image, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(5, 5))
+    whole = convolve(image, kernel)
+    monkeypatch.setattr("crowdfit.whitening.LARGE", 100)
+    monkeypatch.setattr("crowdfit.whitening.BAND", 300)
+    assert np.abs(convolve(image, kernel) - whole).max() < 1e-6 * np.abs(whole).max()

@@ -194,28 +194,30 @@ def pair_block(xi, yi, hi, oi, xj, yj, hj, oj, stamps, acc):
 
 
 @tile_kernel
-def fill_blocks(x, y, half, offset, stamps, first, links, twins, own, cross):
-    """Fill the blocks of the normal matrix.
+def fill_blocks(chosen, x, y, half, offset, stamps, first, links, twins, own, cross):
+    """Fill the blocks of the normal matrix that belong to the stars numbered `chosen` (m,) int64.
 
     own : (n, 9) float64, a star with itself; cross : (total, 9) float32, block (i, j) at the place of
-    link (i, j), row by row; each pair is computed once and written to both places.
+    link (i, j), row by row; each pair is computed once, for the higher of its numbers, and written to both places.
+    Of the others only the stamps of stars linked to a higher number among the chosen are looked at.
     """
-    for i in prange(x.size):
+    for m in prange(chosen.size):
+        i = chosen[m]
         acc = np.empty(9)
         xi, yi = int(np.floor(x[i] + 0.5)), int(np.floor(y[i] + 0.5))
         pair_block(xi, yi, half[i], offset[i], xi, yi, half[i], offset[i], stamps, acc)
         own[i] = acc
         for k in range(first[i], first[i + 1]):
             j = links[k]
-            if j < i:
+            if j > i:
                 continue
             xj, yj = int(np.floor(x[j] + 0.5)), int(np.floor(y[j] + 0.5))
-            pair_block(xi, yi, half[i], offset[i], xj, yj, half[j], offset[j], stamps, acc)
+            pair_block(xj, yj, half[j], offset[j], xi, yi, half[i], offset[i], stamps, acc)
             t = twins[k]
             for p in range(3):
                 for q in range(3):
-                    cross[k, 3 * p + q] = np.float32(acc[3 * p + q])
-                    cross[t, 3 * q + p] = np.float32(acc[3 * p + q])
+                    cross[t, 3 * p + q] = np.float32(acc[3 * p + q])
+                    cross[k, 3 * q + p] = np.float32(acc[3 * p + q])
 
 
 @tile_kernel

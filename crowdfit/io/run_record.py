@@ -42,6 +42,7 @@ from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.field import as_values, from_values
 from crowdfit.sources import Sources
+from crowdfit.tiles import Tiles
 
 if TYPE_CHECKING:
     from astropy.table import QTable, Table
@@ -50,7 +51,7 @@ __all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last"
 
 FORMAT: Final = "crowdfit run record 2"
 
-NOT_KEPT: Final = ("exposure", "model", "stamps")
+NOT_KEPT: Final = ("exposure", "model", "stamps", "tiles")
 """What a frame has from the image, from the sources and from the configuration."""
 REMEDY: Final = "delete it, or leave out --resume to fit from the beginning"
 
@@ -228,7 +229,9 @@ def read_head(path: str | Path) -> Head:
         return _get_head(Path(path), file)
 
 
-def read_last(path: str | Path, exposure: Exposure, stamps: StampSizes) -> tuple[State, list[PassStats]]:
+def read_last(
+    path: str | Path, exposure: Exposure, stamps: StampSizes, tiles: Tiles | None = None
+) -> tuple[State, list[PassStats]]:
     """Read the last pass of a run record of one exposure as the state that the next pass begins from.
 
     Parameters
@@ -239,6 +242,8 @@ def read_last(path: str | Path, exposure: Exposure, stamps: StampSizes) -> tuple
         The image that was fitted; `crowdfit.provenance.check_same_fit` finds out whether it is.
     stamps : StampSizes
         As configured.
+    tiles : Tiles, optional
+        As configured for this run.
 
     Returns
     -------
@@ -255,7 +260,9 @@ def read_last(path: str | Path, exposure: Exposure, stamps: StampSizes) -> tuple
         history = [_get_stats(group) for _, group in groups]
         pass_no, last = groups[-1]
         sources = _get_sources(last["sources"])
-        frames = tuple(_get_frame(group, exposure, stamps) for _, group in _groups(last["frames"]))
+        frames = tuple(
+            _get_frame(group, exposure, stamps, tiles or Tiles()) for _, group in _groups(last["frames"])
+        )
     return State(pass_no, sources, render(frames, sources), history[-1]), history
 
 
@@ -365,14 +372,14 @@ def _get_stats(group: h5py.Group) -> PassStats:
     return PassStats(**_with_quality(_get_attributes(group)))
 
 
-def _get_frame(group: h5py.Group, exposure: Exposure, stamps: StampSizes) -> Frame:
+def _get_frame(group: h5py.Group, exposure: Exposure, stamps: StampSizes, tiles: Tiles) -> Frame:
     """Return a frame as it was, but without its model."""
     images = {name: group[name][()] for name in group if name != "psf"}
     form = _get_attributes(group["psf"])
     psf = EPSF(group["psf"][()], form["oversample"], from_values(form["field"]))
     zero = np.zeros(exposure.shape, np.float32)
     others = _with_quality(_get_attributes(group))
-    return Frame(exposure=exposure, psf=psf, model=zero, stamps=stamps, **images, **others)
+    return Frame(exposure=exposure, psf=psf, model=zero, stamps=stamps, tiles=tiles, **images, **others)
 
 
 def _with_quality(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.stages.solve import Columns, Normal, marginal_variance, shift_prior
+from crowdfit.stages.solve import marginal_variance, normal_matrix, shift_prior
 
 F64 = NDArray[np.float64]
 
@@ -51,6 +51,8 @@ class Measure:
     def __call__(self, frames: Frames, sources: Sources) -> Measured:
         """Return columns and flags of all stars."""
         (frame,) = frames
+        # the errors first: the statistics keep planes of their own on the frame
+        errors = self.errors(frame, sources)
         stats = self.statistics(frame, sources)
         columns: dict[str, NDArray[np.generic]] = {
             "id": sources.id,
@@ -60,9 +62,7 @@ class Measure:
             "flux_err": sources.flux_err,
             "pass_no": sources.pass_no,
         }
-        columns |= dict(
-            zip(("flux_err_marginal", "x_err", "y_err"), self.errors(frame, sources), strict=True)
-        )
+        columns |= dict(zip(("flux_err_marginal", "x_err", "y_err"), errors, strict=True))
         columns |= {name: stats[:, k] for name, k in _STATS.items()}
         columns["sky"] = frame.sky[frame.nearest_pixel(sources)]
         sources = self._flagged(frame, sources, stats)
@@ -88,11 +88,9 @@ class Measure:
         """
         if not len(sources):
             return np.zeros(0), np.zeros(0), np.zeros(0)
-        root = np.sqrt(frame.fit_ivar)
-        columns = Columns.of(frame, sources, root, frame.fit_half_sizes(sources.flux))
-        eq = Normal.of(columns, frame.exposure.shape)
+        eq = normal_matrix(frame, sources, frame.fit_half_sizes(sources.flux))
         prior = shift_prior(frame, sources.flux, frame.psf.fwhm / 2.3548)
-        variance = marginal_variance(columns, eq, prior, self.reach * frame.psf.fwhm, self.neighbours)
+        variance = marginal_variance(sources, eq, prior, self.reach * frame.psf.fwhm, self.neighbours)
         size = np.maximum(np.abs(sources.flux), frame.isolated_error(np.zeros(1)))
         flux_err, x_err, y_err = np.sqrt(variance).T
         return flux_err, x_err / size, y_err / size

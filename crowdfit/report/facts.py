@@ -205,19 +205,15 @@ class StageRow:
     bar: float
 
 
-def stage_rows(seconds: Mapping[str, float], history: "tuple[PassStats, ...]" = ()) -> list[StageRow]:
-    """Return the stages, the longest first, with the most memory held after each of them in any pass (P016)."""
+def stage_rows(seconds: Mapping[str, float], held: Mapping[str, float]) -> list[StageRow]:
+    """Return the stages, the longest first, with the most memory (MB) held by each of them in any pass (P016)."""
     total, longest = sum(seconds.values()), max(seconds.values(), default=0.0)
-    held = {
-        name: max((s.stage_memory_mb[name] for s in history if name in s.stage_memory_mb), default=np.nan)
-        for name in seconds
-    }
     return [
         StageRow(
             name,
             duration(value),
             percent(value, total),
-            memory(held[name]),
+            memory(held.get(name, np.nan)),
             100 * value / longest if longest > 0 else 0.0,
         )
         for name, value in sorted(seconds.items(), key=lambda item: -item[1])

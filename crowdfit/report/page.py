@@ -61,7 +61,7 @@ def page_text(result: "FitResult") -> str:
         pass_headings=facts.PASS_HEADINGS,
         passes=facts.pass_rows(result.history),
         flags=facts.flag_rows(result.sources.flags),
-        stages=facts.stage_rows(result.stage_seconds, result.history),
+        stages=facts.stage_rows(result.stage_seconds, result.stage_memory_mb),
         psf=facts.psf_verdict(result.frame, result.psf_map),
         metadata={key: text for key, text in result.metadata.items() if key != "config"},
         configuration=dump(result.config),

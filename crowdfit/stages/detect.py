@@ -164,13 +164,15 @@ class ScoreDetect:
         error = model_error(frame, LEAST_ERROR) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
         signif = matched_filter(frame.resid, ivar, field_filter(frame))
+        root = np.sqrt(ivar)
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
         x, y = refined(signif, rows, cols)
-        score = self._score(frame, sources, np.sqrt(ivar), x, y)
-        excess = local_scatter(frame, signif) if self.local_noise else np.ones_like(signif)
+        score = self._score(frame, sources, root, x, y)
+        one = np.broadcast_to(np.float32(1), signif.shape)
+        excess = local_scatter(frame, signif) if self.local_noise else one
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
-        least = by_pass(self.companion_nsigma, pass_no) * excess
-        pairs = self._companions(frame, sources, np.sqrt(ivar), signif, least, error)
+        least = by_pass(self.companion_nsigma, pass_no) * excess[frame.nearest_pixel(sources)]
+        pairs = self._companions(frame, sources, root, signif, least, error)
         x, y = np.concatenate([x[good], pairs[:, 2]]), np.concatenate([y[good], pairs[:, 3]])
         score = np.concatenate([score[good, :2], pairs[:, :2]])
         first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
@@ -178,20 +180,26 @@ class ScoreDetect:
         return Sources.at(x[first], y[first], score[first, 1], pass_no=pass_no)
 
     def _companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
-        self, frame: Frame, sources: Sources, root: Image, signif: Image, nsigma: Image, error: float
+        self,
+        frame: Frame,
+        sources: Sources,
+        root: Image,
+        signif: Image,
+        nsigma: NDArray[np.float32],
+        error: float,
     ) -> F64:
         """Return delta chi^2, flux, x and y of second stars under known ones, on the image, (n, 4).
 
         Two stars fitted as one leave a pattern whose peaks lie far out and are faint; a star tried close by
-        gathers all of it. `nsigma` (ny, nx) is the threshold; an error of the PSF has the same shape in all
-        pixels of a star, so `error` times the star's own S/N counts as one sigma more. Where the significance
-        map `signif` (ny, nx) shows next to nothing around a star there is nothing to gather.
+        gathers all of it. `nsigma` (n,) is the threshold at each known star; an error of the PSF has the same
+        shape in all pixels of a star, so `error` times the star's own S/N counts as one sigma more. Where the
+        significance map `signif` (ny, nx) shows next to nothing around a star there is nothing to gather.
         """
         psf, (ny, nx) = frame.psf, frame.exposure.shape
         # stars that no solve has seen yet have no error
         snr = sources.flux / np.maximum(frame.plain_error(sources), frame.isolated_error(np.zeros(1)))
         at = frame.nearest_pixel(sources)
-        limit = nsigma[at] * np.hypot(1, error * snr)
+        limit = nsigma * np.hypot(1, error * snr)
         which = np.flatnonzero(snr > 3 * limit)
         farthest = int(np.ceil(max(self.companion_radii) * psf.fwhm))
         around = highest_around(signif, at[0][which], at[1][which], farthest)

@@ -22,6 +22,7 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.tiles import Tile
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+
+VECTORS = 13
+"""The solver holds as much beside the system as so many vectors of unknowns: its own, and twice the diagonal blocks."""
 
 NEAR, NEIGHBOURS = 1.5, 6
 """Neighbours within this many FWHM, and at most so many, take part in a marginal error during the passes."""
@@ -133,18 +137,36 @@ class Normal:
     @classmethod
     def of(cls, columns: Columns, shape: tuple[int, int]) -> "Normal":
         """Assemble the normal matrix of `columns` on an image of `shape`."""
-        c, n = columns, len(columns.x)
-        grid = build_grid(c.x, c.y, shape)
+        blocks = cls.empty(columns.x, columns.y, columns.half, shape)
+        c, every = columns, np.arange(len(columns.x))
+        blocks.fill(every, c.x, c.y, c.half, c.offset, c.stamps, find_twins(blocks))
+        return blocks
+
+    @classmethod
+    def empty(cls, x: F64, y: F64, half: I64, shape: tuple[int, int]) -> "Normal":
+        """Return the normal matrix of stars whose stamps overlap, its blocks not yet filled."""
+        n, grid = len(x), build_grid(x, y, shape)
         first = np.zeros(n + 1, np.int64)
-        normal.link_pairs(c.x, c.y, c.half, grid.cell, grid.start, grid.members, first, np.empty(0, np.int32))
+        normal.link_pairs(x, y, half, grid.cell, grid.start, grid.members, first, np.empty(0, np.int32))
         np.cumsum(first, out=first)
         links = np.empty(first[-1], np.int32)
-        normal.link_pairs(c.x, c.y, c.half, grid.cell, grid.start, grid.members, first, links)
-        twins = np.empty(len(links), np.int64)
-        normal.find_twins(first, links, twins)
-        own, cross = np.empty((n, 9)), np.empty((len(links), 9), np.float32)
-        normal.fill_blocks(c.x, c.y, c.half, c.offset, c.stamps, first, links, twins, own, cross)
-        return cls(own, first, links, cross)
+        normal.link_pairs(x, y, half, grid.cell, grid.start, grid.members, first, links)
+        return cls(np.empty((n, 9)), first, links, np.empty((len(links), 9), np.float32))
+
+    def fill(  # noqa: PLR0913, PLR0917 - the arguments of the kernel
+        self, core: I64, x: F64, y: F64, half: I64, offset: I64, stamps: F32, twins: I64
+    ) -> None:
+        """Fill the blocks of the stars numbered `core` (m,); the arguments are those of the kernel."""
+        normal.fill_blocks(
+            core, x, y, half, offset, stamps, self.first, self.links, twins, self.own, self.cross
+        )
+
+
+def find_twins(eq: Normal) -> I64:
+    """Return the place of the link (j, i) for every link (i, j) of a normal matrix."""
+    twins = np.empty(len(eq.links), np.int64)
+    normal.find_twins(eq.first, eq.links, twins)
+    return twins
 
 
 def shift_prior(frame: Frame, flux: F64, sigma_shift: float) -> F64:
@@ -156,13 +178,15 @@ def shift_prior(frame: Frame, flux: F64, sigma_shift: float) -> F64:
     return np.asarray(1 / (size * sigma_shift) ** 2)
 
 
-def marginal_variance(columns: Columns, eq: Normal, prior: F64, reach: float, neighbours: int) -> F64:
+def marginal_variance(
+    columns: Columns | Sources, eq: Normal, prior: F64, reach: float, neighbours: int
+) -> F64:
     """Return the variances of all unknowns (n, 3) when the nearest neighbours may vary too.
 
     Parameters
     ----------
     columns, eq
-        The stars and their normal equations.
+        The stars, of which only the places matter here, and their normal equations.
     prior : ndarray (n,) float64
         Added to both shift diagonals.
     reach : float
@@ -170,11 +194,97 @@ def marginal_variance(columns: Columns, eq: Normal, prior: F64, reach: float, ne
     neighbours : int
         Most neighbours that vary.
     """
-    variance = np.empty((len(columns.x), 3))
-    marginal.invert_around(
-        columns.x, columns.y, reach, neighbours, prior, eq.own, eq.first, eq.links, eq.cross, variance
-    )
+    x, y = np.ascontiguousarray(columns.x), np.ascontiguousarray(columns.y)
+    variance = np.empty((len(x), 3))
+    marginal.invert_around(x, y, reach, neighbours, prior, eq.own, eq.first, eq.links, eq.cross, variance)
     return variance
+
+
+@plain(frozen=True, eq=False)
+class System:
+    """The linear system of all stars of a frame, assembled tile by tile (`crowdfit.tiles`).
+
+    Parameters
+    ----------
+    frame : Frame
+        Image, PSF and noise.
+    sources : Sources
+        The stars.
+    half : ndarray (n,) int64
+        Half widths of their stamps (pix).
+    prior : ndarray (n,) float64 or None
+        Of `shift_prior`, not part of `blocks`; None: fluxes only, and `blocks` couples no shift to anything.
+    blocks : Normal
+        The normal equations.
+    rhs : ndarray (n, 3) float64
+        Dot products of the columns with the whitened residual.
+    """
+
+    frame: Frame
+    sources: Sources
+    half: I64
+    prior: F64 | None
+    blocks: Normal
+    rhs: F64
+
+    @classmethod
+    def of(
+        cls, frame: Frame, sources: Sources, half: I64 | None = None, *, prior: F64 | None = None
+    ) -> "System":
+        """Return the system; `half` None: stamps as far out as the stars are rendered."""
+        half = frame.half_sizes(sources.flux) if half is None else half
+        root, resid = whitened_planes(frame)
+        blocks, rhs = assembled(frame, sources, half, root, resid)
+        if prior is None:
+            # nothing is solved for, and a unit diagonal keeps the blocks from being singular
+            blocks.own[:, [1, 2, 3, 5, 6, 7]] = 0.0
+            blocks.own[:, [4, 8]] = 1.0
+            blocks.cross[:, 1:] = 0.0
+            rhs[:, 1:] = 0.0
+        return cls(frame, sources, half, prior, blocks, rhs)
+
+
+def whitened_planes(frame: Frame) -> tuple[F32, F32]:
+    """Return the factor that whitens pixels, sqrt(ivar), and the whitened residual, (ny, nx)."""
+    root = np.sqrt(frame.fit_ivar)
+    return root, frame.whitened.resid * root
+
+
+def normal_matrix(frame: Frame, sources: Sources, half: I64) -> Normal:
+    """Return the normal matrix of stars whose stamps have the half widths `half` (n,) (pix)."""
+    # of a copy of the frame: what it keeps of its filtered image is not needed afterwards
+    frame = frame.with_()
+    root = np.sqrt(frame.fit_ivar)
+    return assembled(frame, sources, half, root, root)[0]
+
+
+def assembled(frame: Frame, sources: Sources, half: I64, root: F32, resid: F32) -> tuple[Normal, F64]:
+    """Return the normal matrix and the dot products of the columns with a whitened image, (n, 3).
+
+    Parameters
+    ----------
+    frame, sources
+        The stars and where they are.
+    half : ndarray (n,) int64
+        Half widths of the stamps (pix).
+    root, resid : ndarray (ny, nx) float32
+        Of `whitened_planes`.
+    """
+    x, y = np.ascontiguousarray(sources.x), np.ascontiguousarray(sources.y)
+    blocks, rhs = Normal.empty(x, y, half, frame.exposure.shape), np.empty((len(x), 3))
+    twins, offset = find_twins(blocks), np.zeros(len(x), np.int64)
+
+    def fill(tile: Tile) -> None:
+        some = np.concatenate(tile)
+        columns = Columns.of(frame, sources.take(some), root, half[some])
+        offset[some] = columns.offset
+        rhs[tile.core] = columns.project(resid)[: len(tile.core)]
+        blocks.fill(tile.core, x, y, half, offset, columns.stamps, twins)
+
+    coming = blocks.own.nbytes + blocks.cross.nbytes + VECTORS * rhs.nbytes
+    for tile in frame.tiles.visit(x, y, half, frame.exposure.shape, blocks.first, blocks.links, coming):
+        fill(tile)  # in a function, so that its stamps are given back before the next tile's are made
+    return blocks, rhs
 
 
 class Answer(NamedTuple):
@@ -199,21 +309,20 @@ class Solver(ABC):
         (frame,) = frames
         if not len(sources):
             return Fit(sources, np.zeros(0), np.zeros(0), np.zeros(0), 0, True)
-        root, fwhm = np.sqrt(frame.fit_ivar), frame.psf.fwhm
+        fwhm = frame.psf.fwhm
         # the next pass goes on from here, so that stamps may end where the filtered PSF is noise
-        columns = Columns.of(frame, sources, root, frame.fit_half_sizes(sources.flux) if shifts else None)
-        eq = Normal.of(columns, frame.exposure.shape)
+        half = frame.fit_half_sizes(sources.flux) if shifts else None
+        prior = shift_prior(frame, sources.flux, self.shift_sigma * fwhm / 3) if shifts else None
+        system = System.of(frame, sources, half, prior=prior)
         if shifts:
             free = shift_prior(frame, sources.flux, fwhm / 2.3548)
-            variance = marginal_variance(columns, eq, free, NEAR * fwhm, NEIGHBOURS)
+            variance = marginal_variance(sources, system.blocks, free, NEAR * fwhm, NEIGHBOURS)
             sources = sources.changed(flux_err_marginal=np.sqrt(variance[:, 0]))
-        prior = shift_prior(frame, sources.flux, self.shift_sigma * fwhm / 3) if shifts else None
-        answer = self.solve(columns, eq, frame.whitened.resid * root, prior)
-        return _as_fit(frame, sources, answer, shifts=shifts)
+        return _as_fit(frame, sources, self.solve(system), shifts=shifts)
 
     @abstractmethod
-    def solve(self, columns: Columns, eq: Normal, resid: F32, prior: F64 | None) -> Answer:
-        """Return the answer for a whitened residual (ny, nx); `prior` (n,) of `shift_prior`, None: flux only."""
+    def solve(self, system: System) -> Answer:
+        """Return the answer of a linear system."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -229,19 +338,17 @@ class PcgSolve(Solver):
         default=300, ge=1, description="most iterations; reaching it sets the flag not_converged"
     )
 
-    def solve(self, columns: Columns, eq: Normal, resid: F32, prior: F64 | None) -> Answer:
+    def solve(self, system: System) -> Answer:
         """Return the answer of the normal equations."""
-        rhs = columns.project(resid)
-        own, cross = eq.own.copy(), eq.cross
-        if prior is None:
-            cross = _freeze_shifts(own, cross, rhs)
-        else:
-            own[:, [4, 8]] += prior[:, None]
-        inverse, unknowns = np.empty_like(own), np.zeros_like(rhs)
+        eq, own = system.blocks, system.blocks.own
+        if system.prior is not None:
+            own = own.copy()
+            own[:, [4, 8]] += system.prior[:, None]
+        inverse, unknowns = np.empty_like(own), np.zeros_like(system.rhs)
         normal.invert_blocks(own, inverse)
-        tol = self.final_tolerance if prior is None else self.tolerance
+        tol = self.final_tolerance if system.prior is None else self.tolerance
         iterations = normal.solve_pcg(
-            own, inverse, eq.first, eq.links, cross, rhs, tol, self.max_iter, unknowns
+            own, inverse, eq.first, eq.links, eq.cross, system.rhs, tol, self.max_iter, unknowns
         )
         return Answer(unknowns, eq.own[:, [0, 4, 8]], abs(int(iterations)), iterations >= 0)
 
@@ -251,7 +358,8 @@ class LsqrSolve(Solver):
     """LSQR (Paige & Saunders 1982) on the assembled sparse matrix, with column scaling and prior rows.
 
     C016, C019, C020: crowdsource's solver, warm-started because the unknowns are corrections. Slower than
-    `pcg`; kept as the reference that the default must agree with.
+    `pcg`, and it holds the stamps of all stars at once, whatever `tiles` says; kept as the reference that the
+    default must agree with.
     """
 
     kind: Literal["lsqr"] = "lsqr"
@@ -260,8 +368,10 @@ class LsqrSolve(Solver):
         default=2000, ge=1, description="most iterations; reaching it sets the flag not_converged"
     )
 
-    def solve(self, columns: Columns, eq: Normal, resid: F32, prior: F64 | None) -> Answer:
+    def solve(self, system: System) -> Answer:
         """Return the answer of the least-squares problem."""
+        root, resid = whitened_planes(system.frame)
+        columns, prior = Columns.of(system.frame, system.sources, root, system.half), system.prior
         n, n_terms = len(columns.x), 1 if prior is None else 3
         design = columns.matrix(resid.shape, n_terms)
         own, extra = np.zeros((n, 3)), np.zeros((n, n_terms))
@@ -270,10 +380,10 @@ class LsqrSolve(Solver):
             extra[:, 1:] = prior[:, None]
         norms = own[:, :n_terms] + extra
         scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0)).ravel()
-        system = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
+        operator = with_prior_rows(design, np.sqrt(extra).ravel(), scale)
         target = np.concatenate([resid.ravel().astype(np.float64), np.zeros(extra.size)])
         found = scipy.sparse.linalg.lsqr(
-            system, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter
+            operator, target, atol=self.tolerance, btol=self.tolerance, iter_lim=self.max_iter
         )
         unknowns = np.zeros((n, 3))
         unknowns[:, :n_terms] = (found[0] * scale).reshape(n, n_terms)
@@ -301,16 +411,6 @@ def with_prior_rows(design: "csc_array", prior: F64, scale: F64) -> "LinearOpera
     return scipy.sparse.linalg.LinearOperator(
         (pixels + n, n), matvec=forward, rmatvec=backward, dtype=np.float64
     )
-
-
-def _freeze_shifts(own: F64, cross: F32, rhs: F64) -> F32:
-    """Take the shifts out of a system: unit diagonal, nothing to solve for; return the blocks without coupling."""
-    own[:, [1, 2, 3, 5, 6, 7]] = 0.0
-    own[:, [4, 8]] = 1.0
-    rhs[:, 1:] = 0.0
-    flux_only = np.zeros_like(cross)
-    flux_only[:, 0] = cross[:, 0]
-    return flux_only
 
 
 def _as_fit(frame: Frame, sources: Sources, answer: Answer, *, shifts: bool) -> Fit:

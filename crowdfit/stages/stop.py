@@ -26,11 +26,6 @@ class Settled:
         gt=0,
         description="not settled while a pass changes the FWHM of the PSF by more than this share",
     )
-    max_memory_mb: float | None = Field(
-        default=None,
-        gt=0,
-        description="stop when the process holds more than this after a pass; null: no ceiling",
-    )
     max_sources: int = Field(default=5_000_000, ge=1, description="stop when the list grows beyond this")
 
     def __call__(self, state: "State") -> str | None:
@@ -38,7 +33,7 @@ class Settled:
         stats = state.stats
         if stats.n_sources > self.max_sources:
             return "too_many_sources"
-        if self.max_memory_mb is not None and stats.memory_mb > self.max_memory_mb:
+        if state.frames[0].tiles.is_full(max(stats.stage_memory_mb.values(), default=0.0)):
             return "memory_ceiling"
         if state.pass_no + 1 >= self.max_passes:
             return "max_passes"
@@ -53,6 +48,6 @@ STOP_REASONS = {
     "settled": "hardly any new sources were found, and the width of the PSF hardly changed",
     "max_passes": "the largest number of passes was reached (raise stop.max_passes if chi still falls)",
     "too_many_sources": "the list grew beyond stop.max_sources",
-    "memory_ceiling": "the process grew beyond stop.max_memory_mb (fit parts of the image, or raise it)",
+    "memory_ceiling": "the process comes near tiles.memory_mb (raise it, or fit parts of the image)",
     "interrupted": "the run was interrupted; the result is that of the last finished pass",
 }

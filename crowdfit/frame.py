@@ -98,6 +98,8 @@ class Frame:
         Sum of the squared fluxes of undetected stars per pixel (image unit^2): noise with the PSF's spectrum.
     structure : ndarray (ny, nx) float32 or None
         Noise of a pixel that stands for structure of the sky which is not in `sky` (image unit); None: no such.
+    sky_error : ndarray (cy, cx) float64 or None
+        1-sigma error of `sky` in the cells of an even grid (image unit); None while the last pass has not told.
     """
 
     exposure: Exposure
@@ -110,6 +112,7 @@ class Frame:
     psf_quality: PsfQuality | None = None
     confusion: float = 0.0
     structure: Image | None = None
+    sky_error: NDArray[np.float64] | None = None
 
     @classmethod
     def start(

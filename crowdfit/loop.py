@@ -157,13 +157,20 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
 
 
 def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, Sources]:
-    """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018)."""
+    """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018).
+
+    The frames then know the error of their sky.
+    """
     for _ in range(MOST_LAST):
         before = sources.flux
         sources = config.solve(frames, sources, shifts=False).sources
         frames = render(frames, sources)
         if not np.any(np.abs(sources.flux - before) > sources.flux_err):
             break
+    # a sky of the user's own need not know its error
+    error = getattr(config.sky, "error", None)
+    if error is not None:
+        frames = tuple(frame.with_(sky_error=error(frame, sources)) for frame in frames)
     return frames, sources.flagged("negative", ~(sources.flux > 0))
 
 

@@ -78,6 +78,8 @@ class Responses:
     psf_flux, psf_shift : ndarray (m,) float64
         Error of the flux (as a share) and of the position (pix) for a PSF that is wrong by its own value in every
         patch, independently.
+    unseen_shift : float
+        Error of the position along an axis for a PSF that is wrong by what pixels do not sample (pix).
     """
 
     flux: F64
@@ -89,6 +91,7 @@ class Responses:
     sky: F64
     psf_flux: F64
     psf_shift: F64
+    unseen_shift: float
 
     @classmethod
     def of(cls, frame: Frame, sources: Sources, flux: F64, nsigma: float) -> "Responses":
@@ -132,7 +135,20 @@ class Responses:
         light, shift, limit, sky, psf_flux, psf_shift = (np.array(part) for part in zip(*rows, strict=True))
         limit = np.median(limit.reshape(len(flux), RINGS, ANGLES), axis=2)
         area = 2 * np.pi * radius * radius[0] * 2
-        return cls(flux, radius, area, light, shift, limit, sky, psf_flux, psf_shift)
+        return cls(flux, radius, area, light, shift, limit, sky, psf_flux, psf_shift, unseen_shift(psf))
+
+
+def unseen_shift(psf: EPSF) -> float:
+    """Return how far positions move if a constant PSF is wrong by its own part beyond the Nyquist frequency (pix).
+
+    A star moves with the pixel phase at which such an error has hold of it and leaves no residual, so that stars do
+    not tell whether that part is right.
+    """
+    power = np.abs(np.fft.fft2(psf.cube[0])) ** 2
+    k = np.fft.fftfreq(len(power), 1 / psf.oversample)
+    # along x only what varies within a pixel in x has hold of a star
+    slope = np.sum(power * (2 * np.pi * k) ** 2)
+    return float(np.sqrt(np.sum(power[:, np.abs(k) > 0.5]) / slope))
 
 
 def window(psf: EPSF, half: int, x: float, y: float) -> F64:

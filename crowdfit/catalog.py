@@ -74,31 +74,8 @@ COLUMNS: Final = (
         "dy",
         "1-sigma error of x; its parts are x_err_marginal, shift_err_psf and shift_err_confusion",
     ),
-    Column("y_err", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "dx", "1-sigma error of y, likewise"),
     Column(
-        "x_err_marginal",
-        "pix",
-        "f8",
-        "stat.error;pos.cartesian.x;instr.det",
-        "",
-        "part of x_err: noise of the pixels, neighbours free as well",
-    ),
-    Column("y_err_marginal", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "", "the same of y_err"),
-    Column(
-        "shift_err_psf",
-        "pix",
-        "f8",
-        "stat.error;pos.cartesian;instr.det",
-        "",
-        "part of x_err and of y_err: error of the PSF",
-    ),
-    Column(
-        "shift_err_confusion",
-        "pix",
-        "f8",
-        "stat.error;pos.cartesian;instr.det",
-        "",
-        "part of x_err and of y_err: stars that are not in the list",
+        "y_err", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "dx", "1-sigma error of y, likewise"
     ),
     Column("ra", "deg", "f8", "pos.eq.ra;meta.main", "ra", "right ascension (ICRS), by the WCS of the image"),
     Column("dec", "deg", "f8", "pos.eq.dec;meta.main", "dec", "declination (ICRS), by the WCS of the image"),
@@ -146,6 +123,31 @@ COLUMNS: Final = (
         "stat.error;phot.flux",
         "",
         "part of flux_err: stars that are not in the list, below its limit or too close to this one",
+    ),
+    Column(
+        "x_err_marginal",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian.x;instr.det",
+        "",
+        "part of x_err: noise of the pixels, neighbours free as well",
+    ),
+    Column("y_err_marginal", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "", "the same of y_err"),
+    Column(
+        "shift_err_psf",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian;instr.det",
+        "",
+        "part of x_err and of y_err: error of the PSF",
+    ),
+    Column(
+        "shift_err_confusion",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian;instr.det",
+        "",
+        "part of x_err and of y_err: stars that are not in the list",
     ),
     Column(
         "mag", "mag", "f8", "phot.mag", "", "instrumental magnitude, -2.5 log10(flux); NaN where flux <= 0"
@@ -387,8 +389,8 @@ def columns_table(definitions: Iterable[Column] = COLUMNS) -> str:
     for entry in definitions:
         unit = {"": "", IMAGE: "image unit"}.get(entry.unit, entry.unit)
         facts = [unit, entry.dtype, entry.ucd, f"crowdsource: {entry.alias}" if entry.alias else ""]
-        lines.append(f"{entry.name:<18}{entry.text}")
-        lines.append(f"{'':<18}[{', '.join(fact for fact in facts if fact)}]")
+        lines.append(f"{entry.name:<21}{entry.text}")
+        lines.append(f"{'':<21}[{', '.join(fact for fact in facts if fact)}]")
     return "\n".join(lines)
 
 

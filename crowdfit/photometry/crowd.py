@@ -117,7 +117,7 @@ def count_around(frame: Frame, sources: Sources, x: F64, y: F64, least: float) -
 
 
 def usable_area(frame: Frame, x: F64, y: F64, radius: float) -> F64:
-    """Return how many usable pixels lie around places, on the share of a disc of `radius` (pix) that is on the image."""
+    """Return how many usable pixels discs of `radius` (pix) around places hold."""
     ny, nx = frame.exposure.shape
     sums = np.zeros((ny + 1, nx + 1))
     sums[1:, 1:] = np.cumsum(np.cumsum(frame.exposure.good, axis=0, dtype=np.float64), axis=1)

@@ -6,7 +6,8 @@
 the normal matrix around each star with fluxes and positions of the neighbours free. Where neighbouring pixels share
 their noise it is multiplied by a factor measured on the residual (`crowdfit.photometry.correlation`). *Sky* is the
 error of the sky at the star times what its flux gains per unit of sky. *PSF* is what the PSF departs from the
-brightest stars by, and for positions also what no residual tells, its part beyond the Nyquist frequency. *Unresolved light* is that of stars which are not in the list (`crowdfit.photometry.unresolved`).
+brightest stars by, and for positions also what no residual tells, its part beyond the Nyquist frequency.
+*Unresolved light* is that of stars which are not in the list (`crowdfit.photometry.unresolved`).
 """
 
 from dataclasses import dataclass

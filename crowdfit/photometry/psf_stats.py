@@ -51,7 +51,9 @@ class Measure:
         default=True, description="count the light of stars that are not in the list as part of the errors"
     )
     found: float = Field(
-        default=2.7, gt=0, description="single stars above this many sigma are in the list, as far as errors go"
+        default=2.7,
+        gt=0,
+        description="single stars above this many sigma are in the list, as far as errors go",
     )
     found_beside: float = Field(
         default=3.5, gt=0, description="the same for companions of brighter stars, in sigma"

@@ -100,7 +100,9 @@ class Responses:
         filtered, sum_filter = frame.whitening.psf.middle, 1.0
         if frame.whitening.kernel is not None:
             sum_filter = float(frame.whitening.kernel.sum())
-        half = min(psf.window(WINDOW), filtered.support)
+        # windows of companions reach farther out by their distance
+        most = min(psf.support, filtered.support) - int(np.ceil(REACH * fwhm)) - 1
+        half = min(psf.window(WINDOW), most)
         radius = (np.arange(RINGS) + 0.5) / RINGS * REACH * fwhm
         angle = (np.arange(ANGLES) + 0.5) / ANGLES * np.pi
         step_x, step_y = (np.outer(radius, f(angle)).ravel() for f in (np.cos, np.sin))
@@ -165,14 +167,16 @@ def unfiltered_shares(frame: Frame, sources: Sources, flux: F64) -> F64:
     share = frame.whitened.share[frame.nearest_pixel(sources)]
     nearest = np.abs(np.log(np.maximum(sources.flux, 1e-300))[:, None] - np.log(flux)).argmin(axis=1)
     known = np.unique(nearest)
-    return np.interp(np.arange(len(flux)), known, [np.median(share[nearest == k]) for k in known])
+    medians = [np.median(share[nearest == k]) for k in known]
+    return np.asarray(np.interp(np.arange(len(flux)), known, medians), np.float64)
 
 
 def information(own: F64, other: F64, ivar: F64, prior: F64) -> F64:
     """Return the inverse variance of the fluxes of companions `other` (k, pixels) of a star that adjusts, (k,)."""
     matrix = (own * ivar) @ own.T + np.diag(prior)
     shared = (own * ivar) @ other.T
-    return np.maximum(np.sum(other**2 * ivar, axis=1) - np.sum(shared * np.linalg.solve(matrix, shared), 0), 1e-300)
+    lost = np.sum(shared * np.linalg.solve(matrix, shared), axis=0)
+    return np.asarray(np.maximum(np.sum(other**2 * ivar, axis=1) - lost, 1e-300))
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +271,9 @@ class Phase(NamedTuple):
 
     def __call__(self, z: F64) -> C128:
         """Return g at any z."""
-        return np.interp(np.abs(z), self.z, self.real) + 1j * np.sign(z) * np.interp(np.abs(z), self.z, self.imag)
+        return np.interp(np.abs(z), self.z, self.real) + 1j * np.sign(z) * np.interp(
+            np.abs(z), self.z, self.imag
+        )
 
 
 def phase_integral(z: F64, slope: float) -> C128:

@@ -60,7 +60,7 @@ def noise_factors(frame: Frame) -> Factors:
         return Factors(1.0, 1.0)
     shared = own / own[0, 0]
     beside = (shared[0, 1] + shared[1, 0]) / 2
-    if not beside > max(LEAST, SURE / np.sqrt(2 * pairs[0, 1])):
+    if not beside > max(LEAST, SURE / np.sqrt(pairs[0, 1] + pairs[1, 0])):
         return Factors(1.0, 1.0)
     # every pair of pixels occurs with either sign of both steps
     times = np.where(row > 0, 2, 1) * np.where(col > 0, 2, 1)
@@ -114,7 +114,8 @@ def covariances(chi: F64, usable: NDArray[np.bool_], most: int) -> tuple[F64, F6
     for r in range(most + 1):
         for c in range(most + 1):
             total = number = 0.0
-            for side in {c, -c}:
+            # in the same row a step to the left is the same pair
+            for side in {c, -c} if r else {c}:
                 here = np.s_[: chi.shape[0] - r, max(-side, 0) : chi.shape[1] - max(side, 0)]
                 there = np.s_[r:, max(side, 0) : chi.shape[1] - max(-side, 0)]
                 total += float(np.sum(chi[here] * chi[there]))

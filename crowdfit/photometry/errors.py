@@ -6,7 +6,8 @@
 the normal matrix around each star with fluxes and positions of the neighbours free. Where neighbouring pixels share
 their noise it is multiplied by a factor measured on the residual (`crowdfit.photometry.correlation`). *Sky* is the
 error of the sky at the star times what its flux gains per unit of sky. *PSF* is what the PSF departs from the
-brightest stars by, and for positions also what no residual tells, its part beyond the Nyquist frequency.
+brightest stars by, and for positions with a PSF made from the image also what no residual tells, its part beyond
+the Nyquist frequency.
 *Unresolved light* is that of stars which are not in the list (`crowdfit.photometry.unresolved`).
 """
 
@@ -125,6 +126,8 @@ def errors_of(  # noqa: PLR0913, PLR0917 - what the parts are made of
     if frame.sky_error is not None:
         sky = np.abs(at(responses.sky)) * at_places(frame.sky_error, frame, sources)
     psf = psf_error(frame, sources)
+    # a PSF that was given knows what pixels do not sample
+    unseen = 0.0 if frame.psf_quality is None else responses.unseen_shift
     shaken, shaken_shift = np.zeros(n), np.zeros(n)
     if limits is not None and np.count_nonzero(flux > 2 * sigma) >= LEAST_STARS:
         crowd = Crowd.around(frame, sources)
@@ -138,7 +141,7 @@ def errors_of(  # noqa: PLR0913, PLR0917 - what the parts are made of
         confusion=shaken,
         x_noise=x_noise / size * shift_share * factors.shift,
         y_noise=y_noise / size * shift_share * factors.shift,
-        psf_shift=np.hypot(psf * at(responses.psf_shift), responses.unseen_shift),
+        psf_shift=np.hypot(psf * at(responses.psf_shift), unseen),
         confusion_shift=shaken_shift,
     )
 

@@ -21,7 +21,9 @@ from crowdfit.stages.base import STRICT
 BLOCK = 2.0
 """Side of the blocks whose scatter tells the error of the sky (FWHM): one PSF hardly makes two of them alike."""
 MEDIAN_LOSS = np.pi / 2
-"""Variance of a median over that of a mean."""
+"""Variance of a median over that of a mean, for Gaussian noise."""
+MODE_LOSS = 2.5**2 * MEDIAN_LOSS + 1.5**2 - 2 * 2.5 * 1.5
+"""The same of SEP's mode, 2.5 median - 1.5 mean; the covariance of median and mean is the variance of the mean."""
 LEAST_PIXELS = 20
 """Cells with fewer usable pixels than this are filled from their neighbours."""
 FULL = 0.6
@@ -44,7 +46,7 @@ def without_faint(frame: Frame, sources: Sources, nsigma: float) -> Frame:
     return frame.adding(sources.take(faint).changed(flux=-sources.flux[faint])) if faint.any() else frame
 
 
-def scatter_error(frame: Frame, bright: float, size: int, n_cells: float) -> NDArray[np.float64]:
+def scatter_error(frame: Frame, bright: float, size: int, loss: float) -> NDArray[np.float64]:
     """Return the error of a sky that is one value per cell, from how much it scatters within cells, (cy, cx).
 
     Means of small blocks scatter by everything that makes the sky uncertain: noise, shared between pixels or not,
@@ -58,8 +60,8 @@ def scatter_error(frame: Frame, bright: float, size: int, n_cells: float) -> NDA
         Pixels with a brighter model take no part (sigma).
     size : int
         Side of a cell (pix).
-    n_cells : float
-        How many cells the sky at one place is a mean of.
+    loss : float
+        Variance of the sky at a place over that of the mean of the pixels of one cell.
     """
     block = max(int(round(BLOCK * frame.psf.fwhm)), 2)
     values = np.where(usable_for_sky(frame, bright), frame.resid, np.nan)
@@ -80,7 +82,7 @@ def scatter_error(frame: Frame, bright: float, size: int, n_cells: float) -> NDA
             if weight.sum() >= 3 and len(mean) >= 4:
                 middle = np.sum(weight * mean) / weight.sum()
                 variance = np.sum(weight * (mean - middle) ** 2) / (len(mean) - 1)
-                error[r, c] = np.sqrt(MEDIAN_LOSS * variance / weight.sum() / n_cells)
+                error[r, c] = np.sqrt(loss * variance / weight.sum())
     if np.isfinite(error).any():
         return np.where(np.isfinite(error), error, np.nanmax(error))
     return np.full(cells, frame.noise)
@@ -141,7 +143,10 @@ class MeshSky:
         """Return the 1-sigma error of the sky in cells over the image (image unit), (cy, cx)."""
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
         frame = without_faint(frame, sources, self.least_snr)
-        return scatter_error(frame, self.bright, size, max(self.filter_cells**2 / MEDIAN_LOSS, 1.0))
+        # a median over cells is worth fewer cells than a mean
+        return scatter_error(
+            frame, self.bright, size, MODE_LOSS / max(self.filter_cells**2 / MEDIAN_LOSS, 1.0)
+        )
 
     def _mesh(self, frame: Frame) -> Image:
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
@@ -186,7 +191,7 @@ class BlockSky:
     def error(self, frame: Frame, sources: Sources) -> NDArray[np.float64]:
         """Return the 1-sigma error of the sky in cells over the image (image unit), (cy, cx)."""
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
-        return scatter_error(without_faint(frame, sources, self.least_snr), np.inf, size, 1.0)
+        return scatter_error(without_faint(frame, sources, self.least_snr), np.inf, size, MEDIAN_LOSS)
 
     def _blocks(self, frame: Frame) -> Image:
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)

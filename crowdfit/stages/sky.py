@@ -24,6 +24,8 @@ MEDIAN_LOSS = np.pi / 2
 """Variance of a median over that of a mean, for Gaussian noise."""
 MODE_LOSS = 2.5**2 * MEDIAN_LOSS + 1.5**2 - 2 * 2.5 * 1.5
 """The same of SEP's mode, 2.5 median - 1.5 mean; the covariance of median and mean is the variance of the mean."""
+SURE = 2.0
+"""What is left of the sky in a cell counts when it is above this many errors."""
 LEAST_PIXELS = 20
 """Cells with fewer usable pixels than this are filled from their neighbours."""
 FULL = 0.6
@@ -50,7 +52,8 @@ def scatter_error(frame: Frame, bright: float, size: int, loss: float) -> NDArra
     """Return the error of a sky that is one value per cell, from how much it scatters within cells, (cy, cx).
 
     Means of small blocks scatter by everything that makes the sky uncertain: noise, shared between pixels or not,
-    and stars that are not in the model.
+    and stars that are not in the model. Where their median is not 0 the sky is wrong by that; a cell without usable
+    pixels has the largest error of all.
 
     Parameters
     ----------
@@ -82,7 +85,9 @@ def scatter_error(frame: Frame, bright: float, size: int, loss: float) -> NDArra
             if weight.sum() >= 3 and len(mean) >= 4:
                 middle = np.sum(weight * mean) / weight.sum()
                 variance = np.sum(weight * (mean - middle) ** 2) / (len(mean) - 1)
-                error[r, c] = np.sqrt(loss * variance / weight.sum())
+                random = loss * variance / weight.sum()
+                # what a sky too stiff leaves behind, where it is more than chance leaves
+                error[r, c] = np.sqrt(random + max(np.median(mean) ** 2 - SURE**2 * random, 0.0))
     if np.isfinite(error).any():
         return np.where(np.isfinite(error), error, np.nanmax(error))
     return np.full(cells, frame.noise)

@@ -23,7 +23,7 @@ SPACING = 6.0
 """Distance of the places (FWHM); between them densities are interpolated."""
 TOLD_APART = 0.5
 """So many stars to the area of the PSF, 1 / sum(P^2), are still found; measured in fields of 8 to 260 pixels a star."""
-BLENDED, BRIGHTER = np.log(2.0), np.log(16.0)
+BLENDED, BRIGHTER = np.log(2.0), np.log(64.0)
 """The slope is that of stars brighter than the faintest counted by a factor (ln), where blends are few, and by up to
 another one more."""
 WEIGHT = 1.0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from crowdfit.frame import Frame
 from crowdfit.psf.epsf import EPSF
 
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 SHARED = 2
@@ -64,9 +65,8 @@ def noise_factors(frame: Frame) -> Factors:
         return Factors(1.0, 1.0)
     # every pair of pixels occurs with either sign of both steps
     times = np.where(row > 0, 2, 1) * np.where(col > 0, 2, 1)
-    both = ((value, times), (slope, times))
-    flux, shift = (float(np.sqrt(max(np.sum(shared * n * overlap), 1.0))) for overlap, n in both)
-    return Factors(flux, shift)
+    gains = (float(np.sum(shared * times * overlap)) for overlap in (value, slope))
+    return Factors(*(float(np.sqrt(max(gain, 1.0))) for gain in gains))
 
 
 def covariance_of_stars(covariance: F64, overlap: F64, *, square: bool) -> F64:
@@ -91,7 +91,7 @@ def covariance_of_stars(covariance: F64, overlap: F64, *, square: bool) -> F64:
     return best
 
 
-def blank_pixels(frame: Frame) -> tuple[F64, NDArray[np.bool_]]:
+def blank_pixels(frame: Frame) -> tuple[F32, NDArray[np.bool_]]:
     """Return the residual over its error, (ny, nx), 0 where not used, and which pixels without stars are used."""
     root = np.sqrt(frame.fit_ivar)
     level = FAINT * frame.noise
@@ -99,13 +99,13 @@ def blank_pixels(frame: Frame) -> tuple[F64, NDArray[np.bool_]]:
     while np.count_nonzero(usable) < LEAST_PIXELS and level < 10 * frame.noise:
         level *= 2
         usable = frame.exposure.good & (frame.model < level)
-    chi = frame.resid.astype(np.float64) * root
+    chi = frame.resid * root
     usable &= np.abs(chi) < OUTLIER
-    mean = chi[usable].mean() if usable.any() else 0.0
-    return np.where(usable, chi - mean, 0.0), usable
+    mean = np.float32(chi[usable].mean(dtype=np.float64)) if usable.any() else np.float32(0)
+    return np.where(usable, chi - mean, np.float32(0)), usable
 
 
-def covariances(chi: F64, usable: NDArray[np.bool_], most: int) -> tuple[F64, F64]:
+def covariances(chi: F32, usable: NDArray[np.bool_], most: int) -> tuple[F64, F64]:
     """Return mean products of usable pixels up to `most` rows and columns apart, and how many there are.
 
     Both (most + 1, most + 1) float64; entry [r, c] is the mean over steps of (r, c) and (r, -c).
@@ -118,7 +118,7 @@ def covariances(chi: F64, usable: NDArray[np.bool_], most: int) -> tuple[F64, F6
             for side in {c, -c} if r else {c}:
                 here = np.s_[: chi.shape[0] - r, max(-side, 0) : chi.shape[1] - max(side, 0)]
                 there = np.s_[r:, max(side, 0) : chi.shape[1] - max(-side, 0)]
-                total += float(np.sum(chi[here] * chi[there]))
+                total += float(np.sum(chi[here] * chi[there], dtype=np.float64))
                 number += float(np.count_nonzero(usable[here] & usable[there]))
             pairs[r, c] = number
             mean[r, c] = total / max(number, 1.0)

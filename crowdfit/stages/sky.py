@@ -67,7 +67,7 @@ def scatter_error(frame: Frame, bright: float, size: int, loss: float) -> NDArra
         Variance of the sky at a place over that of the mean of the pixels of one cell.
     """
     block = max(int(round(BLOCK * frame.psf.fwhm)), 2)
-    values = np.where(usable_for_sky(frame, bright), frame.resid, np.nan)
+    values = np.where(usable_for_sky(frame, bright), frame.resid, np.float32(np.nan))
     ny, nx = values.shape
     cells = tuple(max(int(round(n / size)), 1) for n in (ny, nx))
     means, share = _block_means(values, block)
@@ -96,9 +96,9 @@ def scatter_error(frame: Frame, bright: float, size: int, loss: float) -> NDArra
 def _block_means(values: Image, block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return means of block x block pixels without NaN, and the share of pixels in them; 0 for under a tenth."""
     ny, nx = (n // block * block for n in values.shape)
-    tiles = values[:ny, :nx].reshape(ny // block, block, nx // block, block).astype(np.float64)
+    tiles = values[:ny, :nx].reshape(ny // block, block, nx // block, block)
     number = np.sum(np.isfinite(tiles), axis=(1, 3))
-    means = np.nansum(tiles, axis=(1, 3)) / np.maximum(number, 1)
+    means = np.nansum(tiles, axis=(1, 3), dtype=np.float64) / np.maximum(number, 1)
     share = number / block**2
     return means, np.where(share >= 0.1, share, 0.0)
 

@@ -18,7 +18,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,16 @@ BORDER = 20.0
 
 @dataclass(frozen=True, eq=False)
 class Stars:
-    """Positions (pix), fluxes and flux errors of n stars; the errors of true stars are NaN."""
+    """Positions (pix), fluxes and flux errors of n stars; the errors of true stars are NaN.
+
+    `shift_err` (n, 2) are errors of x and y (pix), where there are any.
+    """
 
     x: F64
     y: F64
     flux: F64
     err: F64
+    shift_err: F64 | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -97,6 +101,7 @@ class Figures:
     pull_med: float
     pull_mad: float
     pos_med: float
+    pos_pull: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +196,10 @@ def as_stars(table: Table) -> Stars:
     x, y, flux = (_values(table[name]) for name in ("x", "y", "flux"))
     err = _values(table[error]) if error else np.full(len(x), np.nan)
     keep = np.isfinite(x) & np.isfinite(y) & np.isfinite(flux) & (flux > 0)
-    return Stars(x[keep], y[keep], flux[keep], err[keep])
+    shift_err = None
+    if {"x_err", "y_err"} <= set(table.colnames):
+        shift_err = np.column_stack([_values(table[name]) for name in ("x_err", "y_err")])[keep]
+    return Stars(x[keep], y[keep], flux[keep], err[keep], shift_err)
 
 
 def _values(column: object) -> F64:
@@ -235,7 +243,7 @@ def match(truth: Truth, found: Stars) -> NDArray[np.int64]:
 def score(truth: Truth, found: Stars) -> Score:
     """Return all figures of a catalogue with positive fluxes."""
     zero = zero_point(truth, found)
-    found = Stars(found.x, found.y, found.flux / zero, found.err / zero)
+    found = replace(found, flux=found.flux / zero, err=found.err / zero)
     partner = match(truth, found)
     counted = truth.inside(truth.stars)
     figures = {}
@@ -329,7 +337,8 @@ def _figures(
     true, measured = truth.stars.flux[star], found.flux[entry]
     with np.errstate(divide="ignore", invalid="ignore"):
         pulls = (measured - true) / found.err[entry]
-    apart = np.hypot(found.x[entry] - truth.stars.x[star], found.y[entry] - truth.stars.y[star])
+    off = found.places[entry] - truth.stars.places[star]
+    apart = np.hypot(off[:, 0], off[:, 1])
     complete = float(len(star) / wanted.sum())
     return {
         "n": int(wanted.sum()),
@@ -341,7 +350,16 @@ def _figures(
         "pull_med": _median(pulls),
         "pull_mad": robust_width(pulls),
         "pos_med": _median(apart),
+        "pos_pull": _pos_pull(off, found, entry),
     }
+
+
+def _pos_pull(off: F64, found: Stars, entry: NDArray[np.int64]) -> float:
+    """Return the robust width of position errors `off` (n, 2) over those claimed, x and y together; NaN without."""
+    if found.shift_err is None:
+        return float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return robust_width((off / found.shift_err[entry]).ravel())
 
 
 def _median(values: F64) -> float:

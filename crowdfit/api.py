@@ -288,6 +288,8 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
         "stop_reason": reason,
         "n_passes": str(len(history)),
         "psf_fwhm": f"{frames[0].psf.fwhm:.4f}",
+        "noise_factor_flux": f"{measured.noise_factors.flux:.4f}",
+        "noise_factor_position": f"{measured.noise_factors.shift:.4f}",
     }
     if apertures.corrections is not None:
         metadata["apertures"] = apertures.corrections.text

@@ -70,8 +70,17 @@ COLUMNS: Final = (
         "column, 0-based: the centre of the first pixel is 0",
     ),
     Column("y", "pix", "f8", "pos.cartesian.y;instr.det", "x", "row, 0-based"),
-    Column("x_err", "pix", "f8", "stat.error;pos.cartesian.x;instr.det", "dy", "1-sigma error of x"),
-    Column("y_err", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "dx", "1-sigma error of y"),
+    Column(
+        "x_err",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian.x;instr.det",
+        "dy",
+        "1-sigma error of x; its parts are x_err_marginal, shift_err_psf and shift_err_confusion",
+    ),
+    Column(
+        "y_err", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "dx", "1-sigma error of y, likewise"
+    ),
     Column(
         "ra",
         "deg",
@@ -94,9 +103,18 @@ COLUMNS: Final = (
         IMAGE,
         "f8",
         "stat.error;phot.flux;meta.main",
+        "",
+        "1-sigma error of flux; its parts, which add in quadrature, are flux_err_marginal, flux_err_sky, "
+        "flux_err_psf and flux_err_confusion",
+    ),
+    Column(
+        "flux_err_isolated",
+        IMAGE,
+        "f8",
+        "stat.error;phot.flux",
         "dflux",
-        "1-sigma error of flux as if the source were isolated, (sum P^2 W)^-1/2; crowdsource's lacks "
-        "the share of the PSF outside its 19 px stamp",
+        "what flux_err_marginal would be without neighbours, (sum P^2 W)^-1/2; crowdsource's lacks the share "
+        "of the PSF outside its 19 px stamp",
     ),
     Column(
         "flux_err_marginal",
@@ -104,8 +122,43 @@ COLUMNS: Final = (
         "f8",
         "stat.error;phot.flux",
         "",
-        "1-sigma error of flux with the neighbours' fluxes free as well, from the inverse of the "
-        "normal matrix",
+        "part of flux_err: noise of the pixels with fluxes and positions of the neighbours free as well, from "
+        "the inverse of the normal matrix",
+    ),
+    Column("flux_err_sky", IMAGE, "f8", "stat.error;phot.flux", "", "part of flux_err: error of the sky"),
+    Column("flux_err_psf", IMAGE, "f8", "stat.error;phot.flux", "", "part of flux_err: error of the PSF"),
+    Column(
+        "flux_err_confusion",
+        IMAGE,
+        "f8",
+        "stat.error;phot.flux",
+        "",
+        "part of flux_err: stars that are not in the list, below its limit or too close to this one",
+    ),
+    Column(
+        "x_err_marginal",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian.x;instr.det",
+        "",
+        "part of x_err: noise of the pixels, neighbours free as well",
+    ),
+    Column("y_err_marginal", "pix", "f8", "stat.error;pos.cartesian.y;instr.det", "", "the same of y_err"),
+    Column(
+        "shift_err_psf",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian;instr.det",
+        "",
+        "part of x_err and of y_err: error of the PSF",
+    ),
+    Column(
+        "shift_err_confusion",
+        "pix",
+        "f8",
+        "stat.error;pos.cartesian;instr.det",
+        "",
+        "part of x_err and of y_err: stars that are not in the list",
     ),
     Column(
         "mag", "mag", "f8", "phot.mag", "", "instrumental magnitude, -2.5 log10(flux); NaN where flux <= 0"
@@ -387,8 +440,8 @@ def columns_table(definitions: Iterable[Column] = COLUMNS) -> str:
     for entry in definitions:
         unit = {"": "", IMAGE: "image unit"}.get(entry.unit, entry.unit)
         facts = [unit, entry.dtype, entry.ucd, f"crowdsource: {entry.alias}" if entry.alias else ""]
-        lines.append(f"{entry.name:<18}{entry.text}")
-        lines.append(f"{'':<18}[{', '.join(fact for fact in facts if fact)}]")
+        lines.append(f"{entry.name:<21}{entry.text}")
+        lines.append(f"{'':<21}[{', '.join(fact for fact in facts if fact)}]")
     return "\n".join(lines)
 
 

@@ -42,6 +42,12 @@ SOURCE_FLAGS: Final = (
     Flag(13, "truncated", "the PSF stamp was cut before the PSF falls below the noise"),
     Flag(14, "measure_failed", "too few usable pixels to measure shape columns; they are NaN"),
     Flag(15, "several", "in an average: an exposure has several detections inside the match radius"),
+    Flag(
+        16,
+        "undecided",
+        "another source lies within one FWHM, and the flux of one of the two is below three marginal errors: "
+        "the data do not decide how they share their light",
+    ),
 )
 
 APERTURE_FLAGS: Final = (

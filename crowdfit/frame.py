@@ -101,6 +101,8 @@ class Frame:
         Noise of a pixel that stands for structure of the sky which is not in `sky` (image unit); None: no such.
     tiles : Tiles
         In which parts the linear system is assembled, and the memory that may be held.
+    sky_error : ndarray (cy, cx) float64 or None
+        1-sigma error of `sky` in the cells of an even grid (image unit); None while the last pass has not told.
     """
 
     exposure: Exposure
@@ -114,6 +116,7 @@ class Frame:
     confusion: float = 0.0
     structure: Image | None = None
     tiles: Tiles = field(default_factory=Tiles)
+    sky_error: NDArray[np.float64] | None = None
 
     @classmethod
     def start(

@@ -159,7 +159,10 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
 
 
 def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, Sources]:
-    """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018)."""
+    """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018).
+
+    The frames then know the error of their sky.
+    """
     # of copies: what a solve keeps of the image on a frame of the last pass would be held as long as that pass
     frames = tuple(frame.with_() for frame in frames)
     for _ in range(MOST_LAST):
@@ -168,6 +171,10 @@ def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, 
         frames = render(frames, sources)
         if not np.any(np.abs(sources.flux - before) > sources.flux_err):
             break
+    # a sky of the user's own need not know its error
+    error = getattr(config.sky, "error", None)
+    if error is not None:
+        frames = tuple(frame.with_(sky_error=error(frame, sources)) for frame in frames)
     return frames, sources.flagged("negative", ~(sources.flux > 0))
 
 

@@ -118,7 +118,7 @@ class TestErrors:
         columns, _ = measured(frame, fitted)
         stamp = render(psf, star.x, star.y, [1.0], SHAPE)
         expected = np.sum(stamp.astype(float) ** 2 / (1 + 1e4 * stamp / 2)) ** -0.5
-        assert columns["flux_err"][0] == pytest.approx(expected, rel=1e-3)
+        assert columns["flux_err_isolated"][0] == pytest.approx(expected, rel=1e-3)
         assert columns["flux_err_marginal"][0] == pytest.approx(expected, rel=1e-3)
         assert 1 < columns["flux_lbs_err"][0] / expected < 2
 
@@ -149,8 +149,8 @@ class TestErrors:
         error = np.sqrt(np.diag(np.linalg.inv(normal)))
         # finite differences of float32 renderings leave 1e-2
         np.testing.assert_allclose(columns["flux_err_marginal"], error[[0, 3]], rtol=0.01)
-        np.testing.assert_allclose(columns["x_err"], error[[1, 4]], rtol=0.01)
-        np.testing.assert_allclose(columns["y_err"], error[[2, 5]], rtol=0.01)
+        np.testing.assert_allclose(columns["x_err_marginal"], error[[1, 4]], rtol=0.01)
+        np.testing.assert_allclose(columns["y_err_marginal"], error[[2, 5]], rtol=0.01)
         alone = Measure()(
             (frame_of(psf, image(psf, pair.take(np.array([0]))), pair.take(np.array([0]))),),
             pair.take(np.array([0])),
@@ -178,8 +178,8 @@ class TestErrors:
             pulls.append(
                 [
                     (fit.sources.flux - stars.flux) / columns["flux_err_marginal"],
-                    fit.step_x / columns["x_err"],
-                    fit.step_y / columns["y_err"],
+                    fit.step_x / columns["x_err_marginal"],
+                    fit.step_y / columns["y_err_marginal"],
                 ]
             )
         for pull in np.concatenate(pulls, axis=1):

@@ -98,8 +98,10 @@ def test_errors_of_blends(blends):
     table = result.catalog[found.second]
     off = table["flux"].value - flux[found.first]
     marginal = off / table["flux_err_marginal"].value
-    alone = off / table["flux_err"].value
-    assert np.all(table["flux_err_marginal"] >= table["flux_err"])
+    alone = off / table["flux_err_isolated"].value
+    assert np.all(table["flux_err_marginal"] >= table["flux_err_isolated"])
+    parts = (table[f"flux_err_{part}"].value for part in ("marginal", "sky", "psf", "confusion"))
+    np.testing.assert_allclose(table["flux_err"].value, np.sqrt(sum(part**2 for part in parts)))
     assert np.std(marginal) == pytest.approx(1, abs=0.15)
     assert np.std(alone) > 1.15
     shift = (table["x"].value - x[found.first]) / table["x_err"].value

@@ -105,6 +105,19 @@ class TestFigures:
         assert only.pull_med == pytest.approx(np.median(50 + noise) / 10)
         assert only.pull_mad == pytest.approx(robust_width(noise / 10))
         assert only.pos_med == pytest.approx(0.5)
+        assert np.isnan(only.pos_pull)  # positions without errors
+
+    def test_pulls_of_positions(self):
+        """x and y count together; stars whose errors are twice too small have pulls of width 2."""
+        rng = np.random.default_rng(6)
+        off, flux = rng.normal(0, 0.02, (N, 2)), np.full(N, 1000.0)
+        found = Table(
+            {"x": GRID[0] + off[:, 0], "y": GRID[1] + off[:, 1], "flux": flux, "flux_err": flux / 50}
+        )
+        found["x_err"], found["y_err"] = 0.01, 0.01
+        (only,) = score(truth_of(*GRID, flux), as_stars(found)).bins
+        assert only.pos_pull == pytest.approx(robust_width(off.ravel() / 0.01))
+        assert only.pos_pull == pytest.approx(2, abs=0.3)
 
     def test_zero_point_is_removed(self):
         """Bright stars carry the constant; the faint ones must come out unbiased and keep their pulls."""

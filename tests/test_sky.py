@@ -22,6 +22,7 @@ from crowdfit.stages.sky import (
     global_median,
     interpolate_blocks,
     mesh_pixels,
+    scatter_error,
     usable_for_sky,
     without_faint,
 )
@@ -405,3 +406,56 @@ class TestFaintStars:
         assert 0.5 * light.mean() < lifted < 1.1 * light.mean()
         early = [sky_of(stage(mesh_px=CELL, least_snr=snr), frame, stars, pass_no=0) for snr in (0, 8)]
         np.testing.assert_array_equal(*early)  # passes with one median for all
+
+
+class TestError:
+    """P063: how wrong the sky is, by the scatter of the image it is taken from."""
+
+    @pytest.mark.parametrize(
+        ("stage", "faint"),
+        [
+            (MeshSky(mesh_px=CELL, filter_cells=1, flat_passes=0), 0.0),
+            (MeshSky(mesh_px=CELL, filter_cells=1, flat_passes=0), 0.05),
+            (BlockSky(mesh_px=CELL, flat_passes=0), 0.0),
+            (BlockSky(mesh_px=CELL, flat_passes=0), 0.05),
+        ],
+        ids=["mesh", "mesh, faint stars", "blocks", "blocks, faint stars"],
+    )
+    def test_against_many_images(self, make, small_psf, stage, faint):
+        """The sky of 40 images of one field scatters by its error; `faint` stars a pixel below the noise or none.
+
+        Interpolation between cells lets it scatter less, clipping more: by a third at most.
+        """
+        skies, errors = [], []
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            data = LEVEL + noise(seed)
+            n = rng.poisson(faint * data.size)
+            x, y = rng.uniform(0, SHAPE[1], n), rng.uniform(0, SHAPE[0], n)
+            data += render(small_psf, x, y, np.full(n, 3 * NOISE), SHAPE)
+            (frame,) = stage((make(data),), Sources.empty(), pass_no=LATE)
+            skies.append(frame.sky[CELL // 2 :: CELL, CELL // 2 :: CELL])
+            errors.append(stage.error(frame, Sources.empty()))
+        scatter = np.sqrt(np.mean(np.var(skies, axis=0)))
+        assert np.shape(errors)[1:] == (3, 4)
+        assert 0.7 < scatter / np.sqrt(np.mean(np.square(errors))) < 1.4
+
+    def test_more_cells(self, make):
+        """A sky that is the mean of four cells is half as uncertain, and one of cells twice as wide too."""
+        frame = make(noise(3, (480, 480)))
+        one = np.median(scatter_error(frame, 3.0, 40, 1.0))
+        assert np.median(scatter_error(frame, 3.0, 40, 0.25)) == pytest.approx(one / 2)
+        assert np.median(scatter_error(frame, 3.0, 80, 1.0)) == pytest.approx(one / 2, rel=0.15)
+
+    def test_hidden_cells(self, make):
+        """A cell without pixels is as uncertain as the worst; without any pixel the sky is as uncertain as a pixel."""
+        mask = np.zeros(SHAPE, bool)
+        mask[:40, :40] = True
+        error = scatter_error(make(noise(), mask=mask), 3.0, CELL, 1.0)
+        assert error[0, 0] == error.max()
+        assert np.all(error < NOISE)
+        tiny = make(noise()[:6, :6])
+        assert np.all(scatter_error(tiny, 3.0, 6, 1.0) == pytest.approx(NOISE))
+
+    def test_given_sky(self, make):
+        assert np.all(FixedSky(level=3.0).error(make(noise()), Sources.empty()) == 0)

@@ -51,8 +51,8 @@ __all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last"
 
 FORMAT: Final = "crowdfit run record 2"
 
-NOT_KEPT: Final = ("exposure", "model", "stamps", "tiles")
-"""What a frame has from the image, from the sources and from the configuration."""
+NOT_KEPT: Final = ("exposure", "model", "stamps", "tiles", "sky_error")
+"""What a frame has from the image, from the sources, from the configuration and from the last pass."""
 REMEDY: Final = "delete it, or leave out --resume to fit from the beginning"
 
 

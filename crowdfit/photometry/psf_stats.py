@@ -15,20 +15,23 @@ from scipy.ndimage import maximum_filter
 
 from crowdfit._kernels import measure
 from crowdfit.frame import Frame, Frames
+from crowdfit.photometry.correlation import Factors, noise_factors
+from crowdfit.photometry.errors import errors_of, marginal_errors, undecided
+from crowdfit.photometry.unresolved import Limits
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.stages.solve import marginal_variance, normal_matrix, shift_prior
 
 F64 = NDArray[np.float64]
 
 
 @plain(frozen=True, eq=False)
 class Measured:
-    """The stars with their final flags, and the measured columns by name."""
+    """The stars with their final flags, the measured columns by name, and by what correlated noise raised errors."""
 
     sources: Sources
     columns: dict[str, NDArray[np.generic]]
+    noise_factors: Factors = Factors(1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -44,6 +47,17 @@ class Measure:
     neighbours: int = Field(
         default=10, ge=0, le=40, description="most neighbours that share the marginal error"
     )
+    confusion: bool = Field(
+        default=True, description="count the light of stars that are not in the list as part of the errors"
+    )
+    found: float = Field(
+        default=2.7,
+        gt=0,
+        description="single stars above this many sigma are in the list, as far as errors go",
+    )
+    found_beside: float = Field(
+        default=3.5, gt=0, description="the same for companions of brighter stars, in sigma"
+    )
     min_qf: float = Field(
         default=0.5, ge=0, le=1, description="below this share of usable PSF the flag core_masked is set"
     )
@@ -52,21 +66,23 @@ class Measure:
         """Return columns and flags of all stars."""
         (frame,) = frames
         # the errors first: the statistics keep planes of their own on the frame
-        errors = self.errors(frame, sources)
+        variance = marginal_errors(frame, sources, self.reach * frame.psf.fwhm, self.neighbours)
         stats = self.statistics(frame, sources)
         columns: dict[str, NDArray[np.generic]] = {
             "id": sources.id,
             "x": sources.x,
             "y": sources.y,
             "flux": sources.flux,
-            "flux_err": sources.flux_err,
             "pass_no": sources.pass_no,
         }
-        columns |= dict(zip(("flux_err_marginal", "x_err", "y_err"), errors, strict=True))
+        factors = noise_factors(frame)
+        limits = Limits(self.found, self.found_beside) if self.confusion else None
+        columns |= errors_of(frame, sources, variance, factors, limits).columns()
         columns |= {name: stats[:, k] for name, k in _STATS.items()}
         columns["sky"] = frame.sky[frame.nearest_pixel(sources)]
         sources = self._flagged(frame, sources, stats)
-        return Measured(sources, columns | {"flags": sources.flags})
+        sources = sources.flagged("undecided", undecided(sources, variance, frame.psf.fwhm))
+        return Measured(sources, columns | {"flags": sources.flags}, factors)
 
     def statistics(self, frame: Frame, sources: Sources) -> F64:
         """Return the statistics of `crowdfit._kernels.measure`, shape (n, N_STATS)."""
@@ -80,20 +96,6 @@ class Measure:
             sources.flux, half, rings, frame.resid, frame.fit_ivar, total, out,
         )  # fmt: skip
         return out
-
-    def errors(self, frame: Frame, sources: Sources) -> tuple[F64, F64, F64]:
-        """Return marginal errors of flux (image unit), x and y (pix), neighbours and positions free.
-
-        The shift prior of the errors is one sigma of the PSF: a star that may wander farther is another star.
-        """
-        if not len(sources):
-            return np.zeros(0), np.zeros(0), np.zeros(0)
-        eq = normal_matrix(frame, sources, frame.fit_half_sizes(sources.flux))
-        prior = shift_prior(frame, sources.flux, frame.psf.fwhm / 2.3548)
-        variance = marginal_variance(sources, eq, prior, self.reach * frame.psf.fwhm, self.neighbours)
-        size = np.maximum(np.abs(sources.flux), frame.isolated_error(np.zeros(1)))
-        flux_err, x_err, y_err = np.sqrt(variance).T
-        return flux_err, x_err / size, y_err / size
 
     def _flagged(self, frame: Frame, sources: Sources, stats: F64) -> Sources:
         exposure, psf = frame.exposure, frame.psf

@@ -140,15 +140,15 @@ def _errors(table: "QTable") -> Picture:
     figure, axes = plot.new_plot()
     mag, flux = magnitude(table), column(table, "flux")
     with np.errstate(divide="ignore", invalid="ignore"):
-        total, alone = (1.0857 * column(table, name) / flux for name in ("flux_err_marginal", "flux_err"))
+        total, alone = (1.0857 * column(table, name) / flux for name in ("flux_err", "flux_err_isolated"))
     if _cloud(axes, mag, total, log=True):
         _trend(axes, mag, total, canvas.INK, "marginal: neighbours are free too")
         _trend(axes, mag, alone, canvas.ORANGE, "as if the star were alone", few=True)
         _legend(axes, "upper left")
     axes.set(title="Magnitude error", ylabel="error (mag)", xlabel="magnitude")
     caption = (
-        "Points and the line through them: the marginal error, from the normal matrix of all stars; orange: "
-        "the error from the diagonal alone. The gap between the lines is the price of crowding."
+        "Points and the line through them: the error with all its parts; orange: the noise of a star without "
+        "neighbours. The gap between the lines is the price of crowding."
     )
     return plot.finish(figure, "mag-error", "Magnitude error against magnitude.", caption)
 

@@ -105,6 +105,13 @@ class NebulaSky:
             for wide, old in zip(mesh(frames, sources, pass_no=pass_no), frames, strict=True)
         )
 
+    def error(self, frame: Frame, sources: Sources) -> F64:
+        """Return the 1-sigma error of the wide mesh in cells over the image (image unit), (cy, cx).
+
+        What the surfaces above it cannot follow is in the noise of the pixels already.
+        """
+        return MeshSky(mesh_fwhm=self.mesh_fwhm).error(frame, sources)
+
     def _refined(self, wide: Frame, guess: Frame) -> Frame:
         """Return the frame with the wide sky plus surfaces, beginning with the residual of a guess."""
         fitted = Fitted.none(wide.exposure.shape)

@@ -18,6 +18,14 @@ from crowdfit.frame import Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 
+BLOCK = 2.0
+"""Side of the blocks whose scatter tells the error of the sky (FWHM): one PSF hardly makes two of them alike."""
+MEDIAN_LOSS = np.pi / 2
+"""Variance of a median over that of a mean, for Gaussian noise."""
+MODE_LOSS = 2.5**2 * MEDIAN_LOSS + 1.5**2 - 2 * 2.5 * 1.5
+"""The same of SEP's mode, 2.5 median - 1.5 mean; the covariance of median and mean is the variance of the mean."""
+SURE = 2.0
+"""What is left of the sky in a cell counts when it is above this many errors."""
 LEAST_PIXELS = 20
 """Cells with fewer usable pixels than this are filled from their neighbours."""
 FULL = 0.6
@@ -38,6 +46,61 @@ def without_faint(frame: Frame, sources: Sources, nsigma: float) -> Frame:
     """
     faint = sources.flux < nsigma * frame.plain_error(sources)
     return frame.adding(sources.take(faint).changed(flux=-sources.flux[faint])) if faint.any() else frame
+
+
+def scatter_error(frame: Frame, bright: float, size: int, loss: float) -> NDArray[np.float64]:
+    """Return the error of a sky that is one value per cell, from how much it scatters within cells, (cy, cx).
+
+    Means of small blocks scatter by everything that makes the sky uncertain: noise, shared between pixels or not,
+    and stars that are not in the model. Where their median is not 0 the sky is wrong by that; a cell without usable
+    pixels has the largest error of all.
+
+    Parameters
+    ----------
+    frame : Frame
+        What the sky is taken from.
+    bright : float
+        Pixels with a brighter model take no part (sigma).
+    size : int
+        Side of a cell (pix).
+    loss : float
+        Variance of the sky at a place over that of the mean of the pixels of one cell.
+    """
+    block = max(int(round(BLOCK * frame.psf.fwhm)), 2)
+    values = np.where(usable_for_sky(frame, bright), frame.resid, np.float32(np.nan))
+    ny, nx = values.shape
+    cells = tuple(max(int(round(n / size)), 1) for n in (ny, nx))
+    means, share = _block_means(values, block)
+    rows, cols = (
+        np.minimum((np.arange(n) + 0.5) * block / length * count, count - 1).astype(int)
+        for n, length, count in zip(means.shape, (ny, nx), cells, strict=True)
+    )
+    error = np.full(cells, np.nan)
+    for r in range(cells[0]):
+        for c in range(cells[1]):
+            part = np.ix_(rows == r, cols == c)
+            known = share[part] > 0
+            # a block with few pixels says less
+            weight, mean = share[part][known], means[part][known]
+            if weight.sum() >= 3 and len(mean) >= 4:
+                middle = np.sum(weight * mean) / weight.sum()
+                variance = np.sum(weight * (mean - middle) ** 2) / (len(mean) - 1)
+                random = loss * variance / weight.sum()
+                # what a sky too stiff leaves behind, where it is more than chance leaves
+                error[r, c] = np.sqrt(random + max(np.median(mean) ** 2 - SURE**2 * random, 0.0))
+    if np.isfinite(error).any():
+        return np.where(np.isfinite(error), error, np.nanmax(error))
+    return np.full(cells, frame.noise)
+
+
+def _block_means(values: Image, block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return means of block x block pixels without NaN, and the share of pixels in them; 0 for under a tenth."""
+    ny, nx = (n // block * block for n in values.shape)
+    tiles = values[:ny, :nx].reshape(ny // block, block, nx // block, block)
+    number = np.sum(np.isfinite(tiles), axis=(1, 3))
+    means = np.nansum(tiles, axis=(1, 3), dtype=np.float64) / np.maximum(number, 1)
+    share = number / block**2
+    return means, np.where(share >= 0.1, share, 0.0)
 
 
 def usable_for_sky(frame: Frame, bright: float) -> Mask:
@@ -81,6 +144,15 @@ class MeshSky:
             return tuple(f.with_(sky=global_median(f)) for f in frames)
         return tuple(f.with_(sky=self._mesh(without_faint(f, sources, self.least_snr))) for f in frames)
 
+    def error(self, frame: Frame, sources: Sources) -> NDArray[np.float64]:
+        """Return the 1-sigma error of the sky in cells over the image (image unit), (cy, cx)."""
+        size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
+        frame = without_faint(frame, sources, self.least_snr)
+        # a median over cells is worth fewer cells than a mean
+        return scatter_error(
+            frame, self.bright, size, MODE_LOSS / max(self.filter_cells**2 / MEDIAN_LOSS, 1.0)
+        )
+
     def _mesh(self, frame: Frame) -> Image:
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
         image, usable = fill_sparse_cells(
@@ -121,6 +193,11 @@ class BlockSky:
             return tuple(f.with_(sky=global_median(f)) for f in frames)
         return tuple(f.with_(sky=self._blocks(without_faint(f, sources, self.least_snr))) for f in frames)
 
+    def error(self, frame: Frame, sources: Sources) -> NDArray[np.float64]:
+        """Return the 1-sigma error of the sky in cells over the image (image unit), (cy, cx)."""
+        size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
+        return scatter_error(without_faint(frame, sources, self.least_snr), np.inf, size, MEDIAN_LOSS)
+
     def _blocks(self, frame: Frame) -> Image:
         size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
         values = np.where(frame.exposure.good, frame.exposure.data - frame.model, np.nan)
@@ -138,6 +215,10 @@ class FixedSky:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with the fixed sky."""
         return tuple(f.with_(sky=np.full(f.exposure.shape, self.level, np.float32)) for f in frames)
+
+    def error(self, frame: Frame, sources: Sources) -> NDArray[np.float64]:  # noqa: ARG002 - as other skies have it
+        """Return 0: a sky that is given is not uncertain, (1, 1)."""
+        return np.zeros((1, 1))
 
 
 def fill_sparse_cells(image: Image, usable: Mask, size: int) -> tuple[Image, Mask]:

@@ -78,8 +78,8 @@ def make_catalog(flux, rng):
     return QTable(
         {
             "flux": flux * u.electron,
-            "flux_err_marginal": 1.3 * err * u.electron,
-            "flux_err": err * u.electron,
+            "flux_err": 1.3 * err * u.electron,
+            "flux_err_isolated": err * u.electron,
             "mag": -2.5 * np.log10(flux) * u.mag,
             "fracflux": rng.uniform(0.2, 1, n),
             "rchi2": rng.chisquare(30, n) / 30,

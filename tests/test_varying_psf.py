@@ -35,7 +35,7 @@ def offsets(field, result):
     # of blends within 1.5 FWHM the split is uncertain, whatever the PSF
     alone = np.array([np.sort(np.hypot(truth["x"] - x, truth["y"] - y))[1] > 6.3 for x, y in truth["x", "y"]])
     both = match_positions((truth["x"], truth["y"]), (found["x"].value, found["y"].value), 1.0)
-    flux, error = found["flux"].value[both.second], found["flux_err"].value[both.second]
+    flux, error = found["flux"].value[both.second], found["flux_err_isolated"].value[both.second]
     star = both.first
     inside = (np.abs(truth["x"] - 255.5) < 250) & (np.abs(truth["y"] - 255.5) < 250)
     used = alone[star] & inside[star] & (flux > 50 * error)

@@ -55,7 +55,7 @@ class FakeResult:
 
     def __init__(self, config) -> None:
         self.config = config
-        self.catalog = [1, 2, 3]
+        self.catalog = QTable({"id": [1, 2, 3]}, meta={"mag_system": "AB", "zero_point": "26.4776"})
         self.psf = SimpleNamespace(fwhm=2.5)
         self.history = (1, 2)
         self.stop_reason = "settled"
@@ -219,7 +219,7 @@ def test_arguments_reach_the_library(image: Path, tmp_path: Path, fit_image: Fit
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out.splitlines() == [
-        f"{image}: 3 stars, FWHM 2.50 pix, 2 passes (settled), 1.0 s, 100 MB",
+        f"{image}: 3 stars, FWHM 2.50 pix, AB zero point 26.478, 2 passes (settled), 1.0 s, 100 MB",
         f"  {out}/field_catalog.fits",
         f"  {out}/field_run.h5",
         f"  {out}/field_report.html",

@@ -15,6 +15,7 @@ from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.extended import Extended
 from crowdfit.frame import Frame, StampSizes
+from crowdfit.io.run_record import read_record
 from crowdfit.loop import PassStats, State
 from crowdfit.photometry.segments import EDGE, measure_segments
 from crowdfit.psf.analytic import moffat
@@ -248,7 +249,8 @@ def test_field_with_galaxies(field, tmp_path):
     """Issue 5, item 1: galaxies are not shredded into stars, and the stars are as good as without them."""
     exposure, truth, galaxies = field
     plain = fit_image(exposure)
-    told = fit_image(exposure, segments__kind="sep")
+    told = fit_image(exposure, segments__kind="sep", record=tmp_path / "run.h5")
+    assert len(read_record(tmp_path / "run.h5")) == len(told.history)  # of the fit that stands
     _, shreds = wrong_stars(plain.catalog, truth, galaxies)
     elsewhere, left = wrong_stars(told.catalog, truth, galaxies)
     assert shreds > 40

@@ -70,7 +70,10 @@ class TestScenes:
             "ladder200", "ladder100", "ladder50", "ladder25", "ladder12", "ladder8", "dense",
         ]  # fmt: skip
         assert set(scenes.expand(["ladder"])) <= set(scenes.BENCH_SCENES)
-        assert {"sparse", "dense", "undersampled", "cluster", "big"} <= set(scenes.BENCH_SCENES)
+        assert {"sparse", "dense", "undersampled", "cluster", "big", "huge"} <= set(scenes.BENCH_SCENES)
+        sizes = [scenes.BENCH_SCENES[name] for name in scenes.expand(["scale"])]
+        assert [scene.ny * scene.nx / 2**20 for scene in sizes] == [1, 4, 16]
+        assert sizes[-1].n_stars == 10**6
 
     def test_jobs(self, tmp_path, monkeypatch):
         """A scene once a seed; files and real fields have no seeds, and real fields a configuration."""

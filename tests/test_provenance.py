@@ -206,7 +206,12 @@ class TestDifferences:
 
     @pytest.mark.parametrize(
         "settings",
-        [("output.formats=[csv]", "output.report=no", "output.run_record=no"), ("input.verify=no",), ()],
+        [
+            ("output.formats=[csv]", "output.report=no", "output.run_record=no"),
+            ("input.verify=no",),
+            ("tiles.layout=[2, 3]", "tiles.memory_mb=900"),
+            (),
+        ],
     )
     def test_what_has_no_say(self, settings):
         assert other("irac", *settings) == {}
@@ -222,7 +227,7 @@ class TestDifferences:
             f"{stage}.{name}"
             for stage, values in stages.items()
             for name in (["kind"] if "kind" in values else values)
-            if stage != "output"
+            if stage not in {"output", "tiles"}
         }
         found = differences(dump(load_config()), "")
         assert set(found) == wanted

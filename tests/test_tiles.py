@@ -173,7 +173,7 @@ def whole(field):
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:4])
 def test_layout_has_no_say(field, whole, layout):
-    """2 x 2, 4 x 4 and 1 x 7 tiles give the fit of one piece, bit by bit: no difference in sigma, and no seam."""
+    """P094, P096: 2 x 2, 4 x 4 and 1 x 7 tiles give the fit of one piece, bit by bit; stars of an overlap come once."""
     tiled = fit_image(field.exposure, tiles__layout=layout, **FIT)
     assert len(whole.sources) > 600
     for name in whole.catalog.colnames:

@@ -50,8 +50,8 @@ __all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last"
 
 FORMAT: Final = "crowdfit run record 2"
 
-NOT_KEPT: Final = ("exposure", "model", "stamps")
-"""What a frame has from the image, from the sources and from the configuration."""
+NOT_KEPT: Final = ("exposure", "model", "stamps", "given_psf")
+"""What a frame has from the image, from the sources, from the configuration and from the PSF that was given."""
 REMEDY: Final = "delete it, or leave out --resume to fit from the beginning"
 
 

@@ -30,7 +30,7 @@ from crowdfit.psf.field import Constant, Field, Grid, Polynomial
 
 F64 = NDArray[np.float64]
 
-REACH = 6.0
+REACH = 5.0
 """Half width of the planes (FWHM); farther out a wing of the known PSF is good enough."""
 CELLS, STARS_PER_CELL = 4, 8
 """Most cells per axis, and how many stars a cell should have at least."""
@@ -38,7 +38,7 @@ WIDTH = 3.0
 """Prior width of the planes, over the local height of the known PSF."""
 GAIN = 25.0
 """Least gain in chi^2 of the stars that took no part, for every further degree."""
-RINGS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+RINGS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 """Radii between which smooth planes are linear, in units of the prior width (FWHM)."""
 ITERATIONS = 15
 """Most steps of conjugate gradients; what they have not reached then, noise would have reached first."""
@@ -290,7 +290,7 @@ def fit_variation(stars: StarPixels, old: EPSF, known: EPSF, reach: F64, candida
     half = int(np.ceil(reach.max())) * knots + 3
     prior = Prior.of(known, half, knots, float(reach.max()))
     cell, u, v = cells_of(stars, max(n_cells, 1), float(known.middle.cube.max()))
-    halves = equations_of(stars, old, known, prior, knots, reach, cell)
+    halves = equations_of(stars, old, known, prior, knots, reach, cell, len(u))
     best, most = None, 0.0
     for candidate in candidates:
         terms, between = candidate.terms(u, v), candidate.between
@@ -378,11 +378,12 @@ def equations_of(  # noqa: PLR0913, PLR0917 - what the equations are made of
     knots: int,
     reach: F64,
     cell: NDArray[np.int64],
+    n_cells: int,
 ) -> list[CellEquations]:
     """Return the equations of each half of the stars."""
     form = richer(old, known)
     old, known = in_form(old, form), in_form(known, form)
-    parts, half = 2 * (int(cell.max()) + 1), len(prior.width) // 2
+    parts, half = 2 * n_cells, len(prior.width) // 2
     part = 2 * cell + np.arange(len(cell)) % 2
     every = stars.table_equations(old, old.with_cube(old.cube - known.cube), half, knots, reach, part, parts)
     data, border = np.moveaxis(every.vectors, 1, 0)

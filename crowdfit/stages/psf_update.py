@@ -27,6 +27,9 @@ from crowdfit.stages.detect import softened_ivar
 
 log = logging.getLogger(__name__)
 
+EARLY = 3
+"""In so many passes stars are still being found, and a PSF that was right for the few before may not be for them."""
+
 
 @plain(frozen=True, eq=False)
 class Choice:
@@ -78,7 +81,7 @@ class EmpiricalPsf:
         default=0.05, gt=0, description="with a larger core error the quality report fails"
     )
     damping: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(1.0, 1.0, 0.6),
+        default=(1.0,),
         min_length=1,
         description="share of the change that is taken, by pass; the last repeats",
     )
@@ -124,8 +127,7 @@ class EmpiricalPsf:
         if not self.first_pass <= pass_no <= self.last_pass or not len(sources):
             return frames, sources
         corrects = self.corrects(frame)
-        # a library may be right for the few stars of the first passes, and not for those that come later
-        is_early = corrects and pass_no < len(self.damping)
+        is_early = corrects and pass_no < EARLY
         if not is_early and frame.psf_quality is not None and frame.psf_quality.change < self.settled:
             return frames, sources
         choice = self.choose(frame, sources)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,10 +31,10 @@ from crowdfit.photometry.psf_map import PsfMap, measure_psf_map, missing_variati
 from crowdfit.photometry.segments import Segments
 from crowdfit.provenance import checksums, find_record, metadata_of, other_packages
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.initial import BlindPsf, agreed_fwhm, check_fits_image
+from crowdfit.psf.initial import BlindPsf, GivenPsf, agreed_fwhm, check_fits_image
 from crowdfit.psf.readers import psf_from_array
 from crowdfit.sources import Sources
-from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, check_refinable
+from crowdfit.stages.psf_update import FixedPsf
 from crowdfit.stages.segments import SepSegments
 from crowdfit.tiles import Tiles
 
@@ -167,8 +167,8 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
     psf : EPSF, array, or path of a PSF file, optional
         Starting PSF: an array at detector sampling, an EPSF with its own. A path stands for
         ``psf__kind="file", psf__path=...`` (formats in `crowdfit.read_psf`), so ``psf__oversample`` may say how finely
-        the file is sampled. It is refined unless ``psf_update__kind="none"``, which a grid of PSFs over the field
-        needs. None: measured from the image.
+        the file is sampled. It is refined unless ``psf_update__kind="none"``: one that varies over the field is kept
+        and corrected, another replaced (``psf_update__given``). None: measured from the image.
     config : Config, name of a shipped configuration, or path of a YAML file, optional
         Departures from the defaults.
     positions : (x, y), (x, y, flux), Positions or Sources, optional
@@ -251,7 +251,7 @@ def _fit(  # noqa: C901, PLR0913, PLR0917 - what `fit_image` was given, validate
     keep = None if record is None else RunRecord(record)
     inputs = {} if keep is None else checksums(exposure, chosen, psf, sources)
     last, history = (
-        _resumed(record, exposure, chosen, tiles, inputs, metadata)
+        _resumed(record, exposure, psf, chosen, tiles, inputs, metadata)
         if resume and record is not None
         else (None, [])
     )
@@ -370,9 +370,12 @@ def _first_psf(psf: EPSF | ArrayLike | str | Path | None, exposure: Exposure, co
     else:
         first = psf if isinstance(psf, EPSF) else psf_from_array(psf)
         check_fits_image(first, exposure)
-    if isinstance(config.psf_update, EmpiricalPsf):
-        check_refinable(first)
     return first
+
+
+def _is_given(psf: object, config: Config) -> bool:
+    """Return whether the first PSF was given, as an argument or a file, and not made from the image."""
+    return psf is not None or isinstance(config.psf, GivenPsf)
 
 
 def _seen_fwhm(psf: object, first_psf: EPSF, exposure: Exposure, config: Config) -> float | None:
@@ -410,12 +413,13 @@ def _first_frame(
     first_psf = _first_psf(psf, exposure, config)
     log.debug("%s: first PSF ready", exposure.name, extra={"done": "first PSF"})
     seen = _seen_fwhm(psf, first_psf, exposure, config)
-    return Frame.start(exposure, first_psf, config.stamps, seen, tiles)
+    return Frame.start(exposure, first_psf, config.stamps, seen, tiles, is_given=_is_given(psf, config))
 
 
-def _resumed(  # noqa: PLR0913, PLR0917 - what the record is compared with
+def _resumed(  # noqa: PLR0913, PLR0917 - the record, and all that the fit was given
     record: str | Path,
     exposure: Exposure,
+    psf: EPSF | ArrayLike | str | Path | None,
     config: Config,
     tiles: Tiles,
     inputs: dict[str, str],
@@ -433,7 +437,9 @@ def _resumed(  # noqa: PLR0913, PLR0917 - what the record is compared with
             "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken run",
             exposure.name, ", ".join(changed),
         )  # fmt: skip
-    return read_last(record, exposure, config.stamps, tiles)
+    last, history = read_last(record, exposure, config.stamps, tiles)
+    given = _first_psf(psf, exposure, config) if _is_given(psf, config) else None
+    return replace(last, frames=tuple(frame.with_(given_psf=given) for frame in last.frames)), history
 
 
 def _further(last: State, config: Config) -> Iterator[State]:

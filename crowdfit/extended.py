@@ -73,7 +73,7 @@ class Extended:
             saturated=self.exposure.saturated & good,
         )
         frame = Frame.start(exposure, before.psf, config.stamps, before.seen_fwhm, before.tiles)
-        return frame.with_(first_fwhm=before.first_fwhm)
+        return frame.with_(first_fwhm=before.first_fwhm, given_psf=before.given_psf)
 
     def measured(self, config: Config, frame: Frame) -> Segments | None:
         """Return the catalogue of what was found, None where extended sources were not looked for."""

@@ -93,6 +93,8 @@ class Frame:
     seen_fwhm : float or None
         Where the first PSF was given: FWHM on which the bright peaks of the image agree (pix), by which later
         ones are judged too. None where they do not agree, or where it is the first PSF itself.
+    given_psf : EPSF or None
+        The first PSF where it was given, which may be that of a library; None where the image gave it.
     psf_quality : PsfQuality or None
         How the PSF was made; None while it is as given.
     confusion : float
@@ -117,6 +119,7 @@ class Frame:
     structure: Image | None = None
     tiles: Tiles = field(default_factory=Tiles)
     sky_error: NDArray[np.float64] | None = None
+    given_psf: EPSF | None = None
 
     @classmethod
     def start(
@@ -126,12 +129,13 @@ class Frame:
         stamps: StampSizes,
         seen_fwhm: float | None = None,
         tiles: Tiles | None = None,
+        *,
+        is_given: bool = False,
     ) -> "Frame":
         """Return the frame before the first pass: no sky, no sources."""
         zero = np.zeros(exposure.shape, np.float32)
-        return cls(
-            exposure, psf, zero, zero, stamps, psf.fwhm, seen_fwhm, tiles=Tiles() if tiles is None else tiles
-        )
+        given, tiles = psf if is_given else None, tiles or Tiles()
+        return cls(exposure, psf, zero, zero, stamps, psf.fwhm, seen_fwhm, tiles=tiles, given_psf=given)
 
     @cached_property
     def resid(self) -> Image:

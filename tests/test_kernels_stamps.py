@@ -57,6 +57,28 @@ def test_rows():
     assert np.allclose(rows, expected, rtol=0, atol=TAPS * EPS * 4)
 
 
+@pytest.mark.parametrize("basis", [[0.0, 0.0, 0.0], [0.0, 2.0, 0.0], [1.0, 0.0, -0.5]])
+def test_mixed_planes(basis):
+    """Planes of weight 0 may hold anything; phases that no tap needs stay as they are."""
+    rng, basis = np.random.default_rng(2), np.array(basis)
+    coef = rng.normal(size=(3, 5, 5, 9, 9)).astype(np.float32)
+    assert kernels.count_used(basis) == twins.count_used(basis)
+    expected = twins.mix_planes(coef, basis, 2, 1, 4, 6)
+    coef[basis == 0] = np.nan
+    out = np.full((5, 5, 4, 6), np.float32(7))
+    phase_y, phase_x = np.array([1, 2, 3, 4]), np.array([4, 0, 1, 2])
+    kernels.mix_planes(coef, basis, phase_y, phase_x, 2, 1, out)
+    assert np.allclose(
+        out[np.ix_(phase_y, phase_x)], expected[np.ix_(phase_y, phase_x)], rtol=0, atol=8 * EPS
+    )
+    assert np.all(out[0] == 7)
+    assert np.all(out[:, 3] == 7)
+    row = out[1, 0, 0].copy()
+    kernels.add_scaled(np.float32(0.3), coef[0, 0, 0, 0, :6], row)
+    total = twins.add_scaled(0.3, coef[0, 0, 0, 0, :6], out[1, 0, 0])
+    assert np.allclose(row, total, rtol=0, atol=8 * EPS, equal_nan=True)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("x", "y"), [(20.0, 20.0), (20.5, 19.5), (19.9999, 20.0001), (3.27, -1.81)])
 def test_window(order, x, y):

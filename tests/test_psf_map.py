@@ -8,8 +8,18 @@ import pytest
 from crowdfit.api import fit_image
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
-from crowdfit.photometry.psf_map import MAX_CELLS, MIN_STARS, PsfMap, measure_psf_map, star_shapes
+from crowdfit.photometry.psf_map import (
+    MAX_CELLS,
+    MIN_STARS,
+    PsfMap,
+    chi_map,
+    measure_psf_map,
+    missing_variation,
+    star_shapes,
+)
 from crowdfit.psf.analytic import moffat
+from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Grid
 from crowdfit.render import render
 from crowdfit.simulate import Scene, simulate
 from crowdfit.sources import Sources
@@ -182,10 +192,50 @@ class TestMap:
         """More than 8 % between two cells, and five times its error."""
         nothing = np.zeros((1, 2))
         found = PsfMap(
-            nothing.astype(int), np.array([[2.5, right]]), nothing + error, nothing, nothing, (9, 9)
-        )
+            nothing.astype(int), np.array([[2.5, right]]), nothing + error, nothing, nothing,
+            np.array([[1.0, 1.0]]), nothing, (9, 9),
+        )  # fmt: skip
         assert bool(found.problem) == says
         assert not says or "from 2.50 to 3.00 px" in found.problem
+        assert missing_variation(PSF, found) == found.problem
+
+    @pytest.mark.parametrize(
+        ("right", "error", "says"), [(1.02, 0.01, False), (1.15, 0.01, True), (1.15, 0.1, False)]
+    )
+    def test_misfit(self, right, error, says):
+        """Of a PSF that varies counts how far the stars depart from it, be they as different as they may."""
+        nothing, widths_ = np.zeros((1, 2)), np.array([[2.5, 3.0]])
+        found = PsfMap(
+            nothing.astype(int),
+            widths_,
+            error * widths_,
+            nothing,
+            nothing,
+            np.array([[1.0, right]]),
+            nothing,
+            (9, 9),
+        )
+        two = EPSF.from_planes(np.repeat(PSF.cube, 2, axis=0), PSF.oversample, Grid((0.0, 199.0), (0.0,)))
+        assert bool(missing_variation(two, found)) == says
+        assert not says or f"1.00 to {right:.2f} times that of the PSF" in missing_variation(two, found)
+
+    def test_chi(self):
+        """1 where the model is the truth, on starlight only; more where the stars are wider; nothing without stars."""
+        stars = stars_on_grid()
+        found = measure_psf_map(frame_of(stars), stars)
+        assert found.chi == pytest.approx(np.ones((2, 3)), abs=0.05)
+        assert found.ratio == pytest.approx(np.ones((2, 3)), abs=2e-3)
+        wide = moffat(2.8, 3.0, 0.1, 20.0, radius=24)
+        left, right = (stars.take(np.flatnonzero(side)) for side in (stars.x < 100, stars.x >= 100))
+        data = render(wide, left.x, left.y, left.flux, SHAPE) + render(
+            PSF, right.x, right.y, right.flux, SHAPE
+        )
+        noisy = data + np.random.default_rng(1).normal(0, 3, SHAPE)
+        frame = Frame.start(Exposure.of(noisy, np.full(SHAPE, 1 / 9)), PSF, StampSizes()).rendered(stars)
+        chi = chi_map(frame, (1, 2))
+        assert chi[0, 0] > 1.5
+        assert chi[0, 1] == pytest.approx(1, abs=0.1)
+        assert np.isnan(chi_map(frame.with_(model=np.zeros_like(frame.model)), (1, 2))).all()
 
 
 @cache

@@ -27,6 +27,8 @@ from crowdfit.io.products import write_fit_image
 from crowdfit.loop import PassStats
 from crowdfit.photometry.psf_map import PsfMap
 from crowdfit.psf.analytic import gaussian, moffat
+from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.field import Grid
 from crowdfit.render import render
 from crowdfit.report import canvas, curves, facts, images, picture, pixels, places, plot, sky
 from crowdfit.report.page import write_report
@@ -386,14 +388,17 @@ def test_page_says_how_the_psf_was_made_and_whether_to_trust_it(tmp_path):
     assert "were not used for it" not in said["none"]
 
 
-def psf_map(*, right=2.9, cells=(3, 3), shape=(120, 160)):
+def psf_map(*, right=2.9, cells=(3, 3), shape=(120, 160), ratio=2.5, chi=1.0):
     """A map whose cells in the last column have another width; one cell is empty."""
     fwhm = np.full(cells, 2.5)
     fwhm[:, -1] = right
     if fwhm.size > 1:
         fwhm[0, 0] = np.nan
     count = np.where(np.isnan(fwhm), 2, 20)
-    return PsfMap(count, fwhm, 0.01 * np.ones(cells), np.full(cells, 0.05), np.full(cells, 30.0), shape)
+    return PsfMap(
+        count, fwhm, 0.01 * np.ones(cells), np.full(cells, 0.05), np.full(cells, 30.0), fwhm / ratio, chi * fwhm / 2.5,
+        shape,
+    )  # fmt: skip
 
 
 class TestPsfMap:
@@ -410,7 +415,7 @@ class TestPsfMap:
 
     def test_colours_are_those_of_the_widths(self):
         """The last column is darker than the others, the empty cell has the colour of masked pixels."""
-        picture = psf_pictures(make_fit(30).frame, psf_map(shape=(160, 160)))[-1]
+        picture = psf_pictures(make_fit(30).frame, psf_map(shape=(160, 160)))[-2]
         dots = np.asarray(Pillow.open(io.BytesIO(picture.png)).convert("RGB")).astype(int)
         is_masked = np.abs(dots - np.round(255 * np.array(to_rgb(canvas.MASKED)))).max(axis=2) < 12
         rows, cols = (np.flatnonzero(is_masked.sum(axis=axis) > 100) for axis in (1, 0))
@@ -423,10 +428,34 @@ class TestPsfMap:
 
     def test_one_cell_and_none(self):
         frame = make_fit(30).frame
-        one = psf_pictures(frame, psf_map(cells=(1, 1)))[-1].caption
+        one, chi = (picture.caption for picture in psf_pictures(frame, psf_map(cells=(1, 1)))[-2:])
+        assert "1.160 to 1.160, on pixels where the stars are brighter" in chi
         assert "in 1 x 1 cells: FWHM 2.900 pix; that of the PSF is" in one
-        none = psf_pictures(frame, psf_map(right=np.nan, cells=(1, 1)))[-1].caption
+        none, dark = (p.caption for p in psf_pictures(frame, psf_map(right=np.nan, cells=(1, 1)))[-2:])
         assert none.startswith("No cell of the field holds 5 bright uncrowded stars")
+        assert dark.startswith("No cell of the field has 100 pixels on which stars outshine the noise")
+
+    @pytest.mark.parametrize(
+        ("right", "varies", "follows", "says"),
+        [
+            (2.5, False, True, "Nothing here asks for more than one PSF."),
+            (2.9, False, False, "The pattern means that one PSF is not enough."),
+            (2.9, True, True, "The PSF follows the stars; a pattern is no fault."),
+            (2.9, True, False, "The PSF does not follow the stars as far as they vary."),
+        ],
+    )
+    def test_caption_says_what_the_map_means(self, right, varies, follows, says):
+        """Of a PSF that varies it is the ratio of widths that counts, and not the widths."""
+        frame = make_fit(30).frame
+        if varies:
+            two = np.repeat(frame.psf.cube, 2, axis=0)
+            frame = frame.with_(psf=EPSF(two, frame.psf.oversample, Grid((0.0, 159.0), (0.0,))))
+        made = psf_map(right=right)
+        caption = psf_pictures(frame, replace(made, ratio=made.fwhm / made.fwhm) if follows else made)[
+            -2
+        ].caption
+        assert says in caption
+        assert ("the PSF varies too" in caption) == varies
 
 
 def test_memory_is_given_by_stage():

@@ -75,7 +75,7 @@ def test_map_of_the_psf(tmp_path):
     """P037: comes back as it went in; there is none before the fit is finished."""
     record = start(tmp_path / "run.h5")
     assert read_record(record.path).psf_map is None
-    planes = np.random.default_rng(1).uniform(size=(4, 2, 3))
+    planes = np.random.default_rng(1).uniform(size=(6, 2, 3))
     planes[:, 0, 1] = np.nan
     given = PsfMap(np.arange(6).reshape(2, 3), *planes, shape=(40, 60))
     record.finish(catalog(), "settled", given)
@@ -245,7 +245,7 @@ def test_head(tmp_path):
 def test_finished_twice(tmp_path):
     """A run that was killed while its files were written finishes once more."""
     record = start(tmp_path / "run.h5")
-    given = PsfMap(np.ones((1, 1)), *np.ones((4, 1, 1)), shape=(40, 60))
+    given = PsfMap(np.ones((1, 1)), *np.ones((6, 1, 1)), shape=(40, 60))
     record.finish(catalog(), "settled", given)
     record.finish(catalog()[:1], "max_passes", given)
     back = read_record(record.path)

@@ -85,6 +85,44 @@ def clip_window(x, y, half, ny, nx):
 
 
 @kernel
+def count_used(basis):
+    """Return how many weights are not 0, and the number of the last of them (0 if there is none)."""
+    used, last = 0, 0
+    for b in range(basis.size):
+        if basis[b] != 0.0:
+            used += 1
+            last = b
+    return used, last
+
+
+@kernel
+def add_scaled(factor, row, out):
+    """Add `factor` times a row to another (contiguous, same length)."""
+    for i in range(out.size):
+        out[i] += factor * row[i]
+
+
+@kernel
+def mix_planes(coef, basis, phase_y, phase_x, row, col, out):
+    """Fill out (s, s, rows, cols) float32 with ``sum_b basis_b coef_b`` from (row, col) of the table on.
+
+    Planes are mixed once, and not again for each tap of the spline. Phases that are in neither `phase_y` nor `phase_x`
+    (4,) int64 are left as they are.
+    """
+    s, rows, cols = out.shape[1], out.shape[2], out.shape[3]
+    for py in range(s):
+        for px in range(s):
+            if not (np.any(phase_y == py) and np.any(phase_x == px)):
+                continue
+            for r in range(rows):
+                line = out[py, px, r]
+                line[:] = np.float32(0)
+                for b in range(coef.shape[0]):
+                    if basis[b] != 0.0:
+                        add_scaled(np.float32(basis[b]), coef[b, py, px, row + r, col : col + cols], line)
+
+
+@kernel
 def fill_window(coef, basis, x, y, col0, row0, value, grad_x, grad_y):
     """Fill PSF value and derivatives on a window of the image.
 
@@ -105,25 +143,29 @@ def fill_window(coef, basis, x, y, col0, row0, value, grad_x, grad_y):
     rows, cols = value.shape
     i0 = centre + col0 - xc
     j0 = centre + row0 - yc
+    used, last = count_used(basis)
+    table, weight = coef[last], basis[last]
+    if used > 1:
+        top, left = j0 + shift_y[0], i0 + shift_x[0]
+        table = np.empty((s, s, rows + shift_y[3] - shift_y[0], cols + shift_x[3] - shift_x[0]), np.float32)
+        mix_planes(coef, basis, phase_y, phase_x, top, left, table)
+        j0, i0, weight = j0 - top, i0 - left, 1.0
     a0, a1, a2, a3 = i0 + shift_x[0], i0 + shift_x[1], i0 + shift_x[2], i0 + shift_x[3]
     for r in range(rows):
         v, gx, gy = value[r], grad_x[r], grad_y[r]
         v[:] = np.float32(0)
         gx[:] = np.float32(0)
         gy[:] = np.float32(0)
-        for b in range(coef.shape[0]):
-            if basis[b] == 0.0:
-                continue
-            for t in range(4):
-                plane = coef[b, phase_y[t]]
-                row = j0 + r + shift_y[t]
-                add_row(
-                    plane[phase_x[0], row, a0 : a0 + cols],
-                    plane[phase_x[1], row, a1 : a1 + cols],
-                    plane[phase_x[2], row, a2 : a2 + cols],
-                    plane[phase_x[3], row, a3 : a3 + cols],
-                    wx, dx, basis[b] * wy[t], basis[b] * dy[t], v, gx, gy,
-                )  # fmt: skip
+        for t in range(4):
+            plane = table[phase_y[t]]
+            row = j0 + r + shift_y[t]
+            add_row(
+                plane[phase_x[0], row, a0 : a0 + cols],
+                plane[phase_x[1], row, a1 : a1 + cols],
+                plane[phase_x[2], row, a2 : a2 + cols],
+                plane[phase_x[3], row, a3 : a3 + cols],
+                wx, dx, weight * wy[t], weight * dy[t], v, gx, gy,
+            )  # fmt: skip
 
 
 @kernel
@@ -141,24 +183,33 @@ def add_window(coef, basis, x, y, flux, c0, c1, r0, r1, image):
     locate_taps(x - xc, s, phase_x, shift_x, wx, dx)
     locate_taps(y - yc, s, phase_y, shift_y, wy, dy)
     cols = c1 - c0
+    if cols <= 0 or r1 <= r0:
+        return
     i0 = centre + c0 - xc
+    j0 = centre + r0 - yc
+    used, last = count_used(basis)
+    table, weight = coef[last], basis[last]
+    if used > 1:
+        top, left = j0 + shift_y[0], i0 + shift_x[0]
+        table = np.empty(
+            (s, s, r1 - r0 + shift_y[3] - shift_y[0], cols + shift_x[3] - shift_x[0]), np.float32
+        )
+        mix_planes(coef, basis, phase_y, phase_x, top, left, table)
+        j0, i0, weight = j0 - top, i0 - left, 1.0
     a0, a1, a2, a3 = i0 + shift_x[0], i0 + shift_x[1], i0 + shift_x[2], i0 + shift_x[3]
     for r in range(r0, r1):
         # a row of the whole image is contiguous; a row of a two-dimensional cut of it would not be known to be
         out = image[r, c0:c1]
-        for b in range(coef.shape[0]):
-            if basis[b] == 0.0:
-                continue
-            for t in range(4):
-                plane = coef[b, phase_y[t]]
-                row = centre + r - yc + shift_y[t]
-                add_row_value(
-                    plane[phase_x[0], row, a0 : a0 + cols],
-                    plane[phase_x[1], row, a1 : a1 + cols],
-                    plane[phase_x[2], row, a2 : a2 + cols],
-                    plane[phase_x[3], row, a3 : a3 + cols],
-                    wx, flux * basis[b] * wy[t], out,
-                )  # fmt: skip
+        for t in range(4):
+            plane = table[phase_y[t]]
+            row = j0 + r - r0 + shift_y[t]
+            add_row_value(
+                plane[phase_x[0], row, a0 : a0 + cols],
+                plane[phase_x[1], row, a1 : a1 + cols],
+                plane[phase_x[2], row, a2 : a2 + cols],
+                plane[phase_x[3], row, a3 : a3 + cols],
+                wx, flux * weight * wy[t], out,
+            )  # fmt: skip
 
 
 @tile_kernel

@@ -51,8 +51,8 @@ __all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last"
 
 FORMAT: Final = "crowdfit run record 2"
 
-NOT_KEPT: Final = ("exposure", "model", "stamps", "tiles", "sky_error")
-"""What a frame has from the image, from the sources, from the configuration and from the last pass."""
+NOT_KEPT: Final = ("exposure", "model", "stamps", "tiles", "sky_error", "given_psf")
+"""What a frame has from the image, the sources, the configuration, the last pass and the PSF that was given."""
 REMEDY: Final = "delete it, or leave out --resume to fit from the beginning"
 
 

@@ -1,4 +1,4 @@
-"""Width and shape of the stars over the field, beside those of the PSF: whether one PSF is enough (P037).
+"""Width and shape of the stars over the field, beside those of the PSF: whether it is right everywhere (P037).
 
 Bright uncrowded stars are measured on the image cleaned of all others. Second moments with a Gaussian weight as
 wide as the PSF are taken of each star and of the PSF at the same place through the same mask, so that pixels, mask,
@@ -41,10 +41,15 @@ MAX_CELLS = 8
 """Most cells along a side of the image."""
 MAX_STARS = 16
 """Most stars looked at in each cell of the finest grid, the brightest."""
+STARLIGHT = 2.0
+"""Pixels whose model exceeds this many sigma of the noise show how well stars are fitted."""
+MIN_PIXELS, CHI_PIXELS = 100, 20_000
+"""With fewer of them a cell says nothing; so many give its chi to half a percent."""
 BATCH = 64
 """So many stars are measured together, to bound memory."""
 VARIES = 0.08
-"""A PSF whose width differs by more than this share between two cells is not one PSF; crowding alone makes 7 %."""
+"""Stars whose width, or its ratio to that of the PSF, differs by more than this share between two cells do not have the
+PSF that was fitted; crowding alone makes 7 %."""
 SURE = 5.0
 """The difference must also be this many times its error."""
 
@@ -61,6 +66,11 @@ class PsfMap:
         Full width at half maximum and its 1-sigma error (pix); NaN where `n_stars` is below `MIN_STARS`, as below.
     ellipticity, position_angle : ndarray (cy, cx) float64
         1 - minor / major axis, and angle of the major axis from x towards y (deg).
+    ratio : ndarray (cy, cx) float64
+        FWHM of the stars over that of the PSF where they are.
+    chi : ndarray (cy, cx) float64
+        Robust rms of the residual over its noise on pixels where the stars outshine the noise, 1 for a perfect model;
+        NaN with fewer than `MIN_PIXELS` of them.
     shape : tuple of int
         Rows and columns of the image, which the cells divide evenly.
     """
@@ -70,31 +80,61 @@ class PsfMap:
     fwhm_err: F64
     ellipticity: F64
     position_angle: F64
+    ratio: F64
+    chi: F64
     shape: tuple[int, int]
 
     @property
     def width_range(self) -> tuple[float, float, float]:
         """The least and the largest FWHM of a cell and the error of their difference (pix); NaN without cells."""
-        if not np.isfinite(self.fwhm).any():
-            return np.nan, np.nan, np.nan
-        low, high = np.nanargmin(self.fwhm), np.nanargmax(self.fwhm)
-        error = np.hypot(self.fwhm_err.flat[low], self.fwhm_err.flat[high])
-        return float(self.fwhm.flat[low]), float(self.fwhm.flat[high]), float(error)
+        return _range(self.fwhm, self.fwhm_err)
 
     @property
     def problem(self) -> str:
         """Why one PSF for the whole field is not enough; empty when nothing shows that."""
         low, high, error = self.width_range
-        if not (high > (1 + VARIES) * low and high - low > SURE * error):
+        if not _differ(low, high, error):
             return ""
         return (
             f"the FWHM of the stars varies over the field from {low:.2f} to {high:.2f} px; one PSF is fitted"
         )
 
+    @property
+    def ratio_range(self) -> tuple[float, float, float]:
+        """The least and the largest ratio of widths of a cell and the error of their difference; NaN without cells."""
+        return _range(self.ratio, self.ratio * self.fwhm_err / self.fwhm)
+
+    @property
+    def misfit(self) -> str:
+        """How a PSF that varies departs from the stars all the same; empty when nothing shows that."""
+        low, high, error = self.ratio_range
+        if not _differ(low, high, error):
+            return ""
+        return (
+            f"the FWHM of the stars is {low:.2f} to {high:.2f} times that of the PSF at their places; the PSF varies, "
+            "but not as they do"
+        )
+
+
+def _range(values: F64, errors: F64) -> tuple[float, float, float]:
+    """Return the least and the largest value and the error of their difference; NaN where all are."""
+    if not np.isfinite(values).any():
+        return np.nan, np.nan, np.nan
+    low, high = np.nanargmin(values), np.nanargmax(values)
+    return (
+        float(values.flat[low]),
+        float(values.flat[high]),
+        float(np.hypot(errors.flat[low], errors.flat[high])),
+    )
+
+
+def _differ(low: float, high: float, error: float) -> bool:
+    return high > (1 + VARIES) * low and high - low > SURE * error
+
 
 def missing_variation(psf: EPSF, psf_map: PsfMap) -> str:
-    """Return what the map says against a constant PSF; empty for one that varies itself."""
-    return psf_map.problem if len(psf.cube) == 1 else ""
+    """Return what the map says against the PSF: that it does not vary, or not as the stars do; empty for nothing."""
+    return psf_map.problem if len(psf.cube) == 1 else psf_map.misfit
 
 
 def measure_psf_map(frame: Frame, sources: Sources) -> PsfMap:
@@ -107,8 +147,28 @@ def measure_psf_map(frame: Frame, sources: Sources) -> PsfMap:
     parts = [star_shapes(frame, sources, chosen[k : k + BATCH]) for k in range(0, len(chosen), BATCH)]
     shapes = np.concatenate([np.empty((0, 3)), *parts])
     measured = np.isfinite(shapes).all(axis=1) & (_determinant(shapes) > 0) & (shapes[:, 0] > 0)
-    cells = _grid(int(np.count_nonzero(measured)), shape)
-    return _medians(shapes[measured], _cell_of(sources.take(chosen[measured]), shape, cells), cells, shape)
+    cells, stars = _grid(int(np.count_nonzero(measured)), shape), sources.take(chosen[measured])
+    expected = _widths(_ellipses(frame.psf, stars, shape))
+    return _medians(shapes[measured], expected, _cell_of(stars, shape, cells), shape, chi_map(frame, cells))
+
+
+def chi_map(frame: Frame, cells: tuple[int, int]) -> F64:
+    """Return the robust rms of the residual over its noise in cells (rows, columns) of the field, on starlight.
+
+    Of pixels whose model exceeds `STARLIGHT` times the noise of one without stars, at most some `CHI_PIXELS` a cell.
+    """
+    (ny, nx), chi = frame.exposure.shape, np.full(cells, np.nan)
+    for row, col in np.ndindex(cells):
+        here = np.s_[
+            row * ny // cells[0] : (row + 1) * ny // cells[0],
+            col * nx // cells[1] : (col + 1) * nx // cells[1],
+        ]
+        bright = frame.exposure.good[here] & (frame.model[here] > STARLIGHT * frame.noise)
+        pull = frame.resid[here][bright] * np.sqrt(frame.fit_ivar[here][bright])
+        if len(pull) >= MIN_PIXELS:
+            pull = pull[:: max(len(pull) // CHI_PIXELS, 1)]
+            chi[row, col] = 1.4826 * np.median(np.abs(pull - np.median(pull)))
+    return chi
 
 
 def _grid(n: int, shape: tuple[int, int]) -> tuple[int, int]:
@@ -266,18 +326,24 @@ def _ellipses(psf: EPSF, stars: Sources, shape: tuple[int, int]) -> F64:
     return np.asarray(grid.basis(stars.x, stars.y) @ at_nodes)
 
 
-def _medians(shapes: F64, cell: I64, cells: tuple[int, int], shape: tuple[int, int]) -> PsfMap:
-    """Return the map from shapes (n, 3) and cell numbers (n,) of stars.
+def _widths(shapes: F64) -> F64:
+    """Return the FWHM (n,) of half-maximum ellipses given as variances, (n, 3) (pix^2)."""
+    return np.asarray(4 * _determinant(shapes) ** 0.25)
+
+
+def _medians(shapes: F64, expected: F64, cell: I64, shape: tuple[int, int], chi: F64) -> PsfMap:
+    """Return the map from shapes (n, 3), widths of the PSF (n,) and cell numbers (n,) of stars.
 
     Medians of variances, not of ellipticities: noise makes every single star elongated, in a direction of its own.
     """
-    n = cells[0] * cells[1]
-    middle, error = np.full((n, 3), np.nan), np.full(n, np.nan)
+    cells, n = chi.shape, chi.size
+    middle, error, ratio = np.full((n, 3), np.nan), np.full(n, np.nan), np.full(n, np.nan)
     count = np.bincount(cell, minlength=n)
-    widths = 4 * _determinant(shapes) ** 0.25
+    widths = _widths(shapes)
     for k in np.flatnonzero(count >= MIN_STARS):
         here = widths[cell == k]
         middle[k] = np.median(shapes[cell == k], axis=0)
+        ratio[k] = np.median(here / expected[cell == k])
         # the median of n normal numbers scatters by sqrt(pi / 2 n)
         error[k] = 1.4826 * np.median(np.abs(here - np.median(here))) * np.sqrt(np.pi / 2 / len(here))
     xx, yy, xy = middle.T
@@ -290,5 +356,7 @@ def _medians(shapes: F64, cell: I64, cells: tuple[int, int], shape: tuple[int, i
         fwhm_err=error.reshape(cells),
         ellipticity=(1 - np.sqrt(minor / major)).reshape(cells),
         position_angle=angle.reshape(cells),
+        ratio=ratio.reshape(cells),
+        chi=chi,
         shape=shape,
     )

@@ -97,7 +97,7 @@ def _fineness(fwhm: float) -> int:
 class GivenPsf:
     """A PSF read from a file (`crowdfit.psf.readers`); `psf_update` decides whether it is held fixed or refined.
 
-    One that varies over the field can only be held.
+    One that varies over the field is corrected, another replaced (`psf_update.given`).
     """
 
     kind: Literal["file"] = "file"

@@ -1,10 +1,10 @@
-"""The PSF as pictures: core, wings, profile with the light it encloses, and the stars over the field beside it."""
+"""The PSF as pictures: core, wings and enclosed light, and maps of the stars and of the residual over the field."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crowdfit.frame import Frame
-from crowdfit.photometry.psf_map import MIN_STARS, PsfMap
+from crowdfit.photometry.psf_map import MIN_PIXELS, MIN_STARS, STARLIGHT, PsfMap, missing_variation
 from crowdfit.psf.epsf import EPSF
 from crowdfit.report import canvas, pixels, plot
 from crowdfit.report.canvas import Picture
@@ -18,6 +18,9 @@ DECADES = 6
 
 FLAT = 0.03
 """The colours of the map reach at least this share of the FWHM to either side: noise shall not look like much."""
+
+NOISY = 0.1
+"""The same for the map of the residual, of which a cell of a few hundred pixels is known to 5 %."""
 
 LONG_WHISKER = 0.1
 """Ellipticity of a whisker as long as a cell, or the largest of the map if that is more."""
@@ -34,12 +37,12 @@ PIXELS = ("x (pix)", "y (pix)")
 
 
 def psf_pictures(frame: Frame, psf_map: PsfMap | None = None) -> list[Picture]:
-    """Return core, wings and profile of the PSF at the middle of the field, and the map of stars if there is one."""
+    """Return core, wings and profile of the PSF at the middle of the field, and the maps if there is a `psf_map`."""
     ny, nx = frame.exposure.shape
     psf = frame.psf.at((nx - 1) / 2, (ny - 1) / 2)
     table = psf.cube[0] / psf.cube[0].max()
     pictures = [_core(psf, table), _wings(psf, table), _profile(psf, table)]
-    return pictures if psf_map is None else [*pictures, _map(psf, psf_map)]
+    return pictures if psf_map is None else [*pictures, _map(frame.psf, psf_map), _chi_map(psf_map)]
 
 
 def shape_text(psf: EPSF) -> str:
@@ -122,41 +125,86 @@ def _profile(psf: EPSF, table: F64) -> Picture:
 
 
 def _map(psf: EPSF, psf_map: PsfMap) -> Picture:
+    """Return the map of the stars beside a PSF that may vary over the field."""
     low, high, error = psf_map.width_range
     if not np.isfinite(low):
-        sheet = single(_map_panel(psf_map, Scale.linear(0, 1, MAP, 0, "")), "FWHM: too few stars", *PIXELS)
+        empty = _map_panel(psf_map.fwhm, psf_map.shape, Scale.linear(0, 1, MAP, 0, ""))
+        sheet = single(empty, "FWHM: too few stars", *PIXELS)
         caption = (
             f"No cell of the field holds {MIN_STARS} bright uncrowded stars, so there is no map of the PSF."
         )
         return sheet.finish("psf-map", "No map of the PSF.", caption)
     middle = float(np.nanmedian(psf_map.fwhm))
     least, most = min(low, (1 - FLAT) * middle), max(high, (1 + FLAT) * middle)
-    panel = _map_panel(psf_map, Scale.linear(least, most, MAP, 5, "FWHM of the stars (pix)"))
+    scale = Scale.linear(least, most, MAP, 5, "FWHM of the stars (pix)")
+    panel = _map_panel(psf_map.fwhm, psf_map.shape, scale)
     longest = _whiskers(panel, psf_map)
     rows, columns = psf_map.fwhm.shape
     several = f" to {high:.3f} pix (difference known to {error:.3f})" if rows * columns > 1 else " pix"
     caption = (
         f"Medians of {psf_map.n_stars.sum()} bright uncrowded stars in {columns} x {rows} cells: "
-        f"FWHM {low:.3f}{several}; that of the PSF is {psf.fwhm:.3f} pix. Lines point along the major axis; one as "
-        f"long as a cell is an ellipticity of {longest:.2f}. Cells in the colour of masked pixels hold fewer than "
-        f"{MIN_STARS} stars. A pattern means that one PSF is not enough; in dense fields unseen neighbours make all "
-        "stars a few percent wider."
+        f"FWHM {low:.3f}{several}; {_beside(psf, psf_map)}. Lines point along the major axis; one as long as a cell "
+        f"is an ellipticity of {longest:.2f}. Cells in the colour of masked pixels hold fewer than {MIN_STARS} stars. "
+        f"{_meaning(psf, psf_map)} In dense fields unseen neighbours make all stars a few percent wider."
     )
     alt = f"Map of the FWHM of the stars over the field, {low:.2f} to {high:.2f} pixels."
     return single(panel, "FWHM over the field", *PIXELS).finish("psf-map", alt, caption)
 
 
-def _map_panel(psf_map: PsfMap, scale: Scale) -> Panel:
-    """Return the cells of the map as a panel in the shape of the field."""
-    ny, nx = psf_map.shape
+def _beside(psf: EPSF, psf_map: PsfMap) -> str:
+    """Return what width the PSF has beside that of the stars."""
+    if len(psf.cube) == 1:
+        return f"that of the PSF is {psf.fwhm:.3f} pix"
+    least, most, _ = psf_map.ratio_range
+    several = f"{least:.3f} to {most:.3f}" if psf_map.ratio.size > 1 else f"{least:.3f}"
+    return f"the PSF varies too, and the stars are {several} times as wide as it is where they are"
+
+
+def _meaning(psf: EPSF, psf_map: PsfMap) -> str:
+    """Return what the map says about the PSF."""
+    if missing_variation(psf, psf_map):
+        return (
+            "The pattern means that one PSF is not enough."
+            if len(psf.cube) == 1
+            else "The PSF does not follow the stars as far as they vary."
+        )
+    if len(psf.cube) == 1:
+        return "Nothing here asks for more than one PSF."
+    return "The PSF follows the stars; a pattern is no fault."
+
+
+def _chi_map(psf_map: PsfMap) -> Picture:
+    """Return the map of how well the stars are fitted."""
+    chi = psf_map.chi
+    if not np.isfinite(chi).any():
+        empty = _map_panel(chi, psf_map.shape, Scale.linear(0, 1, MAP, 0, ""))
+        sheet = single(empty, "Residual: no starlight", *PIXELS)
+        caption = f"No cell of the field has {MIN_PIXELS} pixels on which stars outshine the noise."
+        return sheet.finish("chi-map", "No map of the residual.", caption)
+    low, high = float(np.nanmin(chi)), float(np.nanmax(chi))
+    scale = Scale.linear(min(low, 1 - NOISY), max(high, 1 + NOISY), MAP, 5, "residual / noise")
+    caption = (
+        f"Robust rms of the residual over its noise, {low:.3f} to {high:.3f}, on pixels where the stars are brighter "
+        f"than {STARLIGHT:g} sigma: 1 where the model is perfect. A pattern like that of the FWHM means that the PSF "
+        "does not follow the stars; where it is above 1 only in the densest parts, stars are missing from the model. "
+        f"Cells in the colour of masked pixels have fewer than {MIN_PIXELS} such pixels."
+    )
+    alt = f"Map of the residual over its noise on starlight, {low:.2f} to {high:.2f}."
+    sheet = single(_map_panel(chi, psf_map.shape, scale), "Residual over the field", *PIXELS)
+    return sheet.finish("chi-map", alt, caption)
+
+
+def _map_panel(cells: F64, shape: tuple[int, int], scale: Scale) -> Panel:
+    """Return a value for each cell (cy, cx) as a panel in the shape of the field (ny, nx)."""
+    ny, nx = shape
     row, column = (
-        np.arange(dots) * cells // dots
-        for dots, cells in zip(
-            (max(1, round(DOTS * side / max(ny, nx))) for side in (ny, nx)), psf_map.fwhm.shape, strict=True
+        np.arange(dots) * n // dots
+        for dots, n in zip(
+            (max(1, round(DOTS * side / max(ny, nx))) for side in (ny, nx)), cells.shape, strict=True
         )
     )
     extent = (-0.5, nx - 0.5, -0.5, ny - 0.5)
-    return Panel(psf_map.fwhm[np.ix_(row, column)], extent, scale, LONG_SIDE, DOTS)
+    return Panel(cells[np.ix_(row, column)], extent, scale, LONG_SIDE, DOTS)
 
 
 def _whiskers(panel: Panel, psf_map: PsfMap) -> float:

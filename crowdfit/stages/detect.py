@@ -317,7 +317,8 @@ class CrowdsourceDetect:
 class SepDetect:
     """SEP's extraction with multi-threshold deblending on the residual.
 
-    SEP takes one filter for the whole image: that of the PSF in its middle.
+    SEP takes one filter for the whole image: that of the PSF in its middle. Where the FWHM is 10 % larger or smaller
+    a star loses 0.5 % of its significance to that; start fluxes are those of the local filter.
     """
 
     kind: Literal["sep"] = "sep"

@@ -16,17 +16,19 @@ from pydantic.dataclasses import dataclass
 
 from crowdfit import flags
 from crowdfit._kernels import measure
-from crowdfit.errors import InputError
 from crowdfit.exposure import Image
 from crowdfit.frame import Frame, Frames, PsfQuality
 from crowdfit.psf.empirical import StarPixels, refit, resampled
 from crowdfit.psf.epsf import EPSF
-from crowdfit.psf.variation import degree, fit_variation, mixed, on_image
+from crowdfit.psf.variation import common_plane, corrections, fit_variation, mixed, on_image, variations
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, by_pass
 from crowdfit.stages.detect import softened_ivar
 
 log = logging.getLogger(__name__)
+
+EARLY = 3
+"""In so many passes stars are still being found, and a PSF that was right for the few before may not be for them."""
 
 
 @plain(frozen=True, eq=False)
@@ -79,7 +81,7 @@ class EmpiricalPsf:
         default=0.05, gt=0, description="with a larger core error the quality report fails"
     )
     damping: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(1.0, 1.0, 0.6),
+        default=(1.0,),
         min_length=1,
         description="share of the change that is taken, by pass; the last repeats",
     )
@@ -109,15 +111,25 @@ class EmpiricalPsf:
         le=4,
         description="highest degree of the PSF's variation over the field, taken as far as other stars confirm it",
     )
+    variation: Literal["polynomial", "grid"] = Field(
+        default="polynomial",
+        description="form of the variation: polynomials, or grids of up to max_order + 1 nodes along an axis",
+    )
+    given: Literal["auto", "correct", "replace"] = Field(
+        default="auto",
+        description="what is done with a PSF that was given: correct keeps it and its variation and adds what other "
+        "stars confirm, replace only begins with it; auto corrects one that varies over the field",
+    )
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return the frames with the new PSF, and the sources on its scale and centre."""
         (frame,) = frames
         if not self.first_pass <= pass_no <= self.last_pass or not len(sources):
             return frames, sources
-        if frame.psf_quality is not None and frame.psf_quality.change < self.settled:
+        corrects = self.corrects(frame)
+        is_early = corrects and pass_no < EARLY
+        if not is_early and frame.psf_quality is not None and frame.psf_quality.change < self.settled:
             return frames, sources
-        check_refinable(frame.psf)
         choice = self.choose(frame, sources)
         chosen = np.zeros(len(sources), bool)
         chosen[choice.index] = True
@@ -126,7 +138,8 @@ class EmpiricalPsf:
             return self._keep(
                 frame, sources, quality, f"only {len(choice.index)} PSF stars, {self.min_stars} needed"
             )
-        psf, scale, centre = self.update(frame, sources.take(choice.index), by_pass(self.damping, pass_no))
+        change = self.correct if corrects else self.update
+        psf, scale, centre = change(frame, sources.take(choice.index), by_pass(self.damping, pass_no))
         if flags.has(sources.flags, "forced").all():
             # positions that are given stay; their common offset belongs to nobody but the list
             centre = (0.0, 0.0)
@@ -134,8 +147,8 @@ class EmpiricalPsf:
         if why:
             return self._keep(frame, sources, quality, why)
         moved = sources.changed(flux=sources.flux * scale, x=sources.x + centre[0], y=sources.y + centre[1])
-        change = max(change_of(frame.psf, psf), abs(psf.fwhm / frame.psf.fwhm - 1))
-        quality = replace(self._quality(frame, choice, psf), change=change)
+        moves = max(change_of(frame.psf, psf), abs(psf.fwhm / frame.psf.fwhm - 1))
+        quality = replace(self._quality(frame, choice, psf), change=moves)
         new = frame.with_(psf=psf, psf_quality=quality)
         return (new,), moved.flagged("psf_star", chosen)
 
@@ -243,9 +256,44 @@ class EmpiricalPsf:
         The table is normalised and recentred; a PSF that sums to t and sits at (u, v) describes the same stars
         as the normalised one with fluxes times t and positions plus (u, v).
         """
+        half, pixels, shape = self._half_width(frame, stars), self._pixels(frame, stars), frame.exposure.shape
+        reach = np.minimum(2.0 * frame.half_sizes(stars.flux), half)
+        present = on_image(frame.psf, shape)
+        mean = refit(pixels, common_plane(present), half, reach)
+        old = resampled(present, mean.oversample, half)
+        new = fit_variation(pixels, old, mean, reach, variations(self.variation, shape, self.max_order))
+        if share < 1:
+            new = mixed(old, new, share)
+        total = float(common_plane(new).cube.sum() / new.oversample**2)
+        centred, centre = new.recentred()
+        return centred, total, centre
+
+    def corrects(self, frame: Frame) -> bool:
+        """Return whether the PSF that was given is kept, and only corrected."""
+        if frame.given_psf is None or self.given == "replace":
+            return False
+        return self.given == "correct" or len(frame.given_psf.cube) > 1
+
+    def correct(
+        self, frame: Frame, stars: Sources, share: float = 1.0
+    ) -> tuple[EPSF, float, tuple[float, float]]:
+        """Return the PSF that was given with a correction, and what `update` returns beside it: 1 and (0, 0).
+
+        The correction is a polynomial over the field of the degree that held-out stars ask for, none if they ask for
+        none; it carries no flux and moves no centre, so that both mean what they mean in the library.
+        """
+        assert frame.given_psf is not None
+        shape = frame.exposure.shape
+        library, old = on_image(frame.given_psf, shape), on_image(frame.psf, shape)
+        reach = np.minimum(2.0 * frame.half_sizes(stars.flux), library.radius)
+        forms = corrections(library, shape, self.max_order)
+        new = fit_variation(self._pixels(frame, stars), old, library, reach, forms)
+        return mixed(old, new, share), 1.0, (0.0, 0.0)
+
+    def _pixels(self, frame: Frame, stars: Sources) -> StarPixels:
+        """Return the stars and the image around them."""
         error = max(core_error(frame, stars), self.least_error)
-        half = self._half_width(frame, stars)
-        pixels = StarPixels(
+        return StarPixels(
             stars.x,
             stars.y,
             stars.flux,
@@ -255,16 +303,6 @@ class EmpiricalPsf:
             error,
             self.neighbour_error,
         )
-        reach = np.minimum(2.0 * frame.half_sizes(stars.flux), half)
-        present = on_image(frame.psf, frame.exposure.shape)
-        mean = refit(pixels, EPSF(present.cube[:1], present.oversample), half, reach)
-        old = resampled(present, mean.oversample, half)
-        new = fit_variation(pixels, old, mean, reach, self.max_order)
-        if share < 1:
-            new = mixed(old, new, share)
-        total = float(new.cube[0].sum() / new.oversample**2)
-        centred, centre = new.recentred()
-        return centred, total, centre
 
     def _half_width(self, frame: Frame, stars: Sources) -> int:
         """Return how far out the brightest star must be rendered (pix), not below that of the present PSF."""
@@ -283,21 +321,6 @@ class FixedPsf:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> tuple[Frames, Sources]:
         """Return frames and sources as they are."""
         return frames, sources
-
-
-def check_refinable(psf: EPSF) -> None:
-    """Refuse a PSF that `EmpiricalPsf` cannot refine.
-
-    Raises
-    ------
-    InputError
-        It varies over the field in another form than a polynomial.
-    """
-    if degree(psf) < 0:
-        raise InputError(
-            f"psf: it is a grid of {len(psf.cube)} PSFs, and psf_update.kind 'empirical' refines constant PSFs and "
-            "polynomials; set psf_update.kind=none to hold it as it is, or give that of one place, EPSF.at(x, y)"
-        )
 
 
 def change_of(old: EPSF, new: EPSF) -> float:

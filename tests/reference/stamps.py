@@ -51,6 +51,20 @@ def add_row_value(taps, wx, wy, value):
     return value + wy * (wx @ np.asarray(taps, float))
 
 
+def count_used(basis):
+    used = np.flatnonzero(basis)
+    return len(used), used[-1] if len(used) else 0
+
+
+def add_scaled(factor, row, out):
+    return np.asarray(out, float) + factor * np.asarray(row, float)
+
+
+def mix_planes(coef, basis, row, col, rows, cols):
+    mixed = np.tensordot(np.asarray(basis, float), np.asarray(coef, float), 1)
+    return mixed[:, :, row : row + rows, col : col + cols]
+
+
 def at_pixels(coef, basis, x, y, cols, rows):
     """Return P, dP/dx and dP/dy of a star at (x, y) on the given columns and rows, (3, rows, cols)."""
     s, k = coef.shape[1], coef.shape[3]

@@ -10,7 +10,7 @@ import crowdfit
 ROOT = Path(crowdfit.__file__).parent
 
 LAYERS = (
-    ("errors", "flags", "exposure", "sources", "world", "neighbours", "memory", "stages.base", ""),
+    ("errors", "flags", "exposure", "sources", "world", "neighbours", "memory", "unreadable", "stages.base", ""),
     ("_kernels",),
     ("psf", "render"),
     ("whitening",),

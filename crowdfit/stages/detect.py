@@ -26,6 +26,7 @@ from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, Schedule, by_pass
 from crowdfit.stages.blobs import only_one
 from crowdfit.stages.matched import field_filter, filter_kernel, matched_filter
+from crowdfit.stages.rings import ring_excess
 from crowdfit.stages.solve import shift_prior
 
 F64 = NDArray[np.float64]
@@ -167,7 +168,9 @@ class ScoreDetect:
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
         x, y = refined(signif, rows, cols)
         score = self._score(frame, sources, np.sqrt(ivar), x, y)
-        excess = local_scatter(frame, signif) if self.local_noise else np.ones_like(signif)
+        excess = ring_excess(frame, sources, signif)
+        if self.local_noise:
+            excess = np.maximum(excess, local_scatter(frame, signif))
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
         least = by_pass(self.companion_nsigma, pass_no) * excess
         pairs = self._companions(frame, sources, np.sqrt(ivar), signif, least, error)

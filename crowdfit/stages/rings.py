@@ -13,6 +13,9 @@ from crowdfit.sources import Sources
 
 MOST = 200
 """So many stars, the brightest, are looked at."""
+CHANCE = 1.6
+"""A median scatters by 1.2 over the root of the number of independent values, of which a ring of radius r FWHM has
+about 2 r + 1 for each two of its FWHM; this is two sigma of that."""
 LEAST_REACH = 5.0
 """Stars whose wings drown in noise within so many FWHM have none to speak of."""
 
@@ -21,7 +24,8 @@ def ring_excess(frame: Frame, sources: Sources, signif: Image) -> Image:
     """Return by how much a significance map scatters more round bright stars than in the field, at least 1, (ny, nx).
 
     Measured in rings one FWHM wide, out to where the star drowns in noise; about 0, so that a ring that is too high
-    all round counts. Stars not yet found are in the map as well, everywhere; hence the comparison with the field.
+    all round counts. Stars not yet found are in the map as well, everywhere; hence the comparison with the field. What
+    a small ring may scatter more by chance does not count.
     """
     excess, good = np.ones_like(signif), frame.exposure.good
     fwhm, (ny, nx) = frame.psf.fwhm, signif.shape
@@ -37,8 +41,10 @@ def ring_excess(frame: Frame, sources: Sources, signif: Image) -> Image:
         cols = slice(max(int(x) - reach, 0), max(min(int(x) + reach + 1, nx), 0))
         yy, xx = np.mgrid[rows, cols]
         ring = (np.hypot(xx - x, yy - y) / fwhm).astype(int)
-        scatter = ring_medians(np.abs(signif[rows, cols]), good[rows, cols], ring, int(reach / fwhm) + 1)
-        around = np.append(np.maximum(scatter / max(field, 1e-9), 1), 1.0)
+        n = int(reach / fwhm) + 1
+        scatter = ring_medians(np.abs(signif[rows, cols]), good[rows, cols], ring, n)
+        chance = 1 + CHANCE / np.sqrt(2 * np.arange(n) + 1)
+        around = np.append(np.maximum(scatter / (max(field, 1e-9) * chance), 1), 1.0)
         here = np.asarray(around[np.minimum(ring, len(around) - 1)], np.float32)
         np.maximum(excess[rows, cols], here, out=excess[rows, cols])
     return excess

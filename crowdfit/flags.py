@@ -42,6 +42,12 @@ SOURCE_FLAGS: Final = (
     Flag(13, "truncated", "the PSF stamp was cut before the PSF falls below the noise"),
     Flag(14, "measure_failed", "too few usable pixels to measure shape columns; they are NaN"),
     Flag(15, "several", "in an average: an exposure has several detections inside the match radius"),
+    Flag(
+        16,
+        "misfit",
+        "what is left under the source is over a third of its own light, beyond the noise: cosmic ray, hot pixel, galaxy "
+        "or blend",
+    ),
 )
 
 _BY_NAME: Final = {flag.name: flag for flag in SOURCE_FLAGS}

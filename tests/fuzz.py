@@ -37,7 +37,9 @@ MEMORY_MB = 600
 """So much may one small image add to the largest size of the process."""
 ADDRESS_MB = 12_000
 """The process is refused more than this, so that a header cannot take the machine down."""
-KNOWN_LINE = re.compile(r"crowdfit: (error|first run|warning)(?!: (Runtime|User|Deprecation|Optimize)Warning)")
+KNOWN_LINE = re.compile(
+    r"crowdfit: (error|first run|warning)(?!: (Runtime|User|Deprecation|Optimize)Warning)"
+)
 """What may stand on stderr; a warning of numpy about an overflow tells the user nothing."""
 
 
@@ -144,7 +146,9 @@ def peak_mb() -> float:
 
 def where(trace: Any) -> str:
     """Return the last places of a traceback on one line."""
-    return " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(trace)[-6:]))
+    return " < ".join(
+        f"{Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(trace)[-6:])
+    )
 
 
 def warm_up(folder: Path) -> None:
@@ -165,7 +169,9 @@ def run_number(seed: int, number: int, folder: Path) -> tuple[Case, Outcome]:
 
 def options() -> argparse.Namespace:
     """Return the arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
@@ -188,7 +194,10 @@ def run_all(wanted: argparse.Namespace) -> int:
         longest, largest = max(longest, outcome.seconds), max(largest, outcome.memory_mb)
         if outcome.problems:
             broken += 1
-            print(f"case {wanted.seed}/{number}: {outcome.problems}\n    {fuzz_cases.told(case)[:600]}", flush=True)
+            print(
+                f"case {wanted.seed}/{number}: {outcome.problems}\n    {fuzz_cases.told(case)[:600]}",
+                flush=True,
+            )
     print(
         f"{wanted.cases} cases of seed {wanted.seed}: {broken} broken; by status {counts}; longest {longest:.1f} s; "
         f"most memory added by one {largest:.0f} MB; peak {peak_mb():.0f} MB"

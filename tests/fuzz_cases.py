@@ -235,7 +235,9 @@ def _structure(rng: Rng, raw: bytearray) -> bytearray:
     """Put another number into a card that says how the file is built."""
     key = rng.choice([b"BITPIX  ", b"NAXIS   ", b"NAXIS1  ", b"NAXIS2  ", b"PCOUNT  ", b"GCOUNT  ", b"ZNAXIS1 ", b"ZTILE1  ",
                       b"TFIELDS ", b"ZBITPIX ", b"ZNAXIS  ", b"TFORM1  ", b"EXTEND  ", b"XTENSION", b"BSCALE  "])  # fmt: skip
-    value = rng.choice(["0", "-1", "1", "3", "7", "-32", "64", "999", "100000", "99999999999", "1E400", "T", "'x'"])
+    value = rng.choice(
+        ["0", "-1", "1", "3", "7", "-32", "64", "999", "100000", "99999999999", "1E400", "T", "'x'"]
+    )
     at = raw.find(bytes(key) + b"= ", raw.find(b"XTENSION") if rng.random() < 0.7 else 0)
     if at >= 0:
         raw[at + 10 : at + 30] = str(value).rjust(20).encode()
@@ -299,7 +301,11 @@ def written(rng: Rng, path: Path, hdus: fits.HDUList, story: list[str], broken: 
 def _leaves(tree: Any, prefix: str = "") -> list[str]:
     if not isinstance(tree, dict):
         return [prefix]
-    return [leaf for key, item in tree.items() for leaf in _leaves(item, f"{prefix}.{key}" if prefix else str(key))]
+    return [
+        leaf
+        for key, item in tree.items()
+        for leaf in _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    ]
 
 
 VALUES = (
@@ -331,7 +337,9 @@ def setting(rng: Rng) -> str:
         return str(rng.choice(KINDS))
     key = str(rng.choice(KEYS))
     if rng.random() < 0.1:
-        key = [key + "x", key.split(".", maxsplit=1)[0], key + ".a", "." + key, "", "a.b.c", key.upper()][rng.integers(7)]
+        key = [key + "x", key.split(".", maxsplit=1)[0], key + ".a", "." + key, "", "a.b.c", key.upper()][
+            rng.integers(7)
+        ]
     value = VALUES[rng.integers(len(VALUES))]
     return f"{key}={value}" if rng.random() < 0.97 else f"{key}{value}"
 
@@ -341,11 +349,17 @@ def config_file(rng: Rng, folder: Path) -> str:
     path = folder / "c.yaml"
     kind = rng.random()
     if kind < 0.15:
-        path.write_bytes([b"", b"\xff\xfe", rng.bytes(200), b"- a\n- b\n", b"a", b"\0", b"a: b: c", b"%YAML 9"][rng.integers(8)])
+        path.write_bytes(
+            [b"", b"\xff\xfe", rng.bytes(200), b"- a\n- b\n", b"a", b"\0", b"a: b: c", b"%YAML 9"][
+                rng.integers(8)
+            ]
+        )
         return str(path)
     if kind < 0.3:
         (folder / "d.yaml").write_text("base: c.yaml\n")
-        base = str(rng.choice(["c.yaml", "d.yaml", "none.yaml", "nircam_sw", "[c.yaml, d.yaml]", "5", ".", "null"]))
+        base = str(
+            rng.choice(["c.yaml", "d.yaml", "none.yaml", "nircam_sw", "[c.yaml, d.yaml]", "5", ".", "null"])
+        )
         path.write_text(f"base: {base}\nsky:\n  kind: mesh\n")
         return str(path)
     text = dump(load_config())
@@ -443,7 +457,22 @@ def star_list(rng: Rng, folder: Path, story: list[str]) -> list[str]:
     good_image(rng, folder)
     rows = ["x,y,flux", *(f"{rng.uniform(0, 55):.2f},{rng.uniform(0, 47):.2f},500" for _ in range(5))]
     for _ in range(rng.integers(0, 3)):
-        new = ["nan,1,1", "5,5", "a,b,c", "1e9,1,1", "-1,5,5", "", "5,5,inf", "5,5,-1e30", "x,y", "\0", "5;5;5", "5,5,5,5,5", "#", "é"]
+        new = [
+            "nan,1,1",
+            "5,5",
+            "a,b,c",
+            "1e9,1,1",
+            "-1,5,5",
+            "",
+            "5,5,inf",
+            "5,5,-1e30",
+            "x,y",
+            "\0",
+            "5;5;5",
+            "5,5,5,5,5",
+            "#",
+            "é",
+        ]
         at = int(rng.integers(len(rows)))
         rows[at] = new[rng.integers(len(new))]
         story.append(f"row {at}: {rows[at]!r}")
@@ -463,13 +492,21 @@ def other_files(rng: Rng, folder: Path, story: list[str]) -> list[str]:
     written(rng, folder / "e.fits", hdus, story, broken=0.2)
     kind = str(rng.choice(["auto", "error", "variance", "ivar"]))
     story.append(kind)
-    options = ["--set", f"input.err_kind={kind}", "--set", f"input.err_holds={rng.choice(['auto', 'total', 'sky'])}"]
+    options = [
+        "--set",
+        f"input.err_kind={kind}",
+        "--set",
+        f"input.err_holds={rng.choice(['auto', 'total', 'sky'])}",
+    ]
     return _fit(folder, f"--{name.lower()}", str(folder / "e.fits"), *options, "--no-report")
 
 
 def averaging(rng: Rng, folder: Path, story: list[str]) -> list[str]:
     """Catalogues that are none, averaged."""
-    columns = [fits.Column(key, "D", array=rng.uniform(0, 50, 5)) for key in ("x", "y", "flux", "flux_err", "ra", "dec")]
+    columns = [
+        fits.Column(key, "D", array=rng.uniform(0, 50, 5))
+        for key in ("x", "y", "flux", "flux_err", "ra", "dec")
+    ]
     for i in rng.choice(len(columns), rng.integers(0, 3), replace=False):
         columns[i].array[:] = float(rng.choice(ODD_VALUES))
         story.append(f"{columns[i].name}={columns[i].array[0]}")
@@ -495,7 +532,21 @@ def showing(rng: Rng, folder: Path, story: list[str]) -> list[str]:
 
 def simulating(rng: Rng, folder: Path, story: list[str]) -> list[str]:
     """A small scene with odd fields."""
-    keys = ["nx", "ny", "n_stars", "fwhm", "sky", "gain", "flux_min", "flux_max", "slope", "seed", "beta", "dead_columns", "x"]
+    keys = [
+        "nx",
+        "ny",
+        "n_stars",
+        "fwhm",
+        "sky",
+        "gain",
+        "flux_min",
+        "flux_max",
+        "slope",
+        "seed",
+        "beta",
+        "dead_columns",
+        "x",
+    ]
     value = VALUES[rng.integers(len(VALUES))]
     key = str(rng.choice(keys))
     story.append(f"{key}={value}"[:80])
@@ -503,7 +554,18 @@ def simulating(rng: Rng, folder: Path, story: list[str]) -> list[str]:
     return ["simulate", str(folder / "s.fits"), *small, "--set", f"{key}={value}"]
 
 
-MAKERS = (image, damaged, settings, configuration, psf_file, star_list, other_files, averaging, showing, simulating)
+MAKERS = (
+    image,
+    damaged,
+    settings,
+    configuration,
+    psf_file,
+    star_list,
+    other_files,
+    averaging,
+    showing,
+    simulating,
+)
 SHARES = (30, 25, 15, 8, 6, 4, 6, 2, 3, 1)
 
 

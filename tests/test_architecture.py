@@ -10,7 +10,18 @@ import crowdfit
 ROOT = Path(crowdfit.__file__).parent
 
 LAYERS = (
-    ("errors", "flags", "exposure", "sources", "world", "neighbours", "memory", "unreadable", "stages.base", ""),
+    (
+        "errors",
+        "flags",
+        "exposure",
+        "sources",
+        "world",
+        "neighbours",
+        "memory",
+        "unreadable",
+        "stages.base",
+        "",
+    ),
     ("_kernels",),
     ("psf", "render"),
     ("whitening",),

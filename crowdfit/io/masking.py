@@ -99,7 +99,12 @@ def dq_is_bad(dq: U32, options: InputOptions) -> Mask:
     """Return the pixels that the data-quality policy makes unusable; the values travel on (C034)."""
     if options.dq == "none":
         return np.zeros(dq.shape, bool)
-    return np.asarray((dq != 0) & ~_holds_only(dq, options.dq_ignore, options))
+    bad = np.asarray((dq != 0) & ~_holds_only(dq, options.dq_ignore, options))
+    for value, pixels in options.dq_grow:
+        # what is ignored is no seed: a bit may be harmless and its neighbour lost only when the user says both
+        seed = _holds_any(dq, (value,), options) & bad
+        bad |= ndimage.binary_dilation(seed, _EIGHT, iterations=pixels)
+    return bad
 
 
 def _holds_only(dq: U32, values: tuple[int, ...], options: InputOptions) -> Mask:

@@ -65,7 +65,7 @@ class EmpiricalPsf:
         default=0.97,
         ge=0,
         le=1,
-        description="least share of the PSF on usable pixels",
+        description="least share of the PSF on usable pixels; relaxed when stars are few",
     )
     max_rchi2: float = Field(
         default=4.0, gt=0, description="refuse stars fitted worse than this many times the median rchi2"
@@ -215,7 +215,7 @@ class EmpiricalPsf:
         limit = self.max_rchi2 * np.nanmedian(rchi2) if len(bright) else 1.0
         step = np.hypot(stats[:, measure.STEP_X_ISO], stats[:, measure.STEP_Y_ISO])
         reasons = {
-            "masked": ~(qf > self.min_qf),
+            "masked": ~(qf > self._least_qf(qf)),
             "bad_fit": ~(rchi2 < limit),
             "off_centre": ~(step < self.max_shift * frame.psf.fwhm),
             "on_pedestal": ~(stats[:, measure.FLUX_LBS] > self.min_contrast * stats[:, measure.FLUX_ISO]),
@@ -230,10 +230,21 @@ class EmpiricalPsf:
         left = bright[good & ~crowded]
         kept = self._spread(frame, sources, left)
         # what a core that is not seen says of flux and place has to come from a PSF that holds there
-        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (share > least_share)
+        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (
+            share > least_share
+        )
         saturated &= ~(reasons["bad_fit"] | reasons["off_centre"])
         wings = bright[saturated][: self.max_wings]
         return Choice(kept, refused | {"cell_full": len(left) - len(kept)}, error_seen, wings)
+
+    def _least_qf(self, qf: NDArray[np.float64]) -> float:
+        """Return the least usable share of a PSF: the configured one, or the best third when fewer than 50 pass it.
+
+        Where a third of all pixels is masked no star is whole, and each still tells of what is seen of it.
+        """
+        if np.sum(qf > self.min_qf) >= 50 or not len(qf):
+            return self.min_qf
+        return float(np.clip(np.nanquantile(qf, 2 / 3), min(0.5, self.min_qf), self.min_qf))
 
     def _isolation(self, share: NDArray[np.float64]) -> float:
         """Return the least fracflux: the configured one, or the best third when fewer than 50 stars pass it.
@@ -282,7 +293,9 @@ class EmpiricalPsf:
         )
         old = resampled(present, mean.oversample, half)
         reach = self._reach(frame, stars, half)
-        new = fit_variation(self._pixels(frame, stars, error, frame.fit_ivar), old, mean, reach, self.max_order)
+        new = fit_variation(
+            self._pixels(frame, stars, error, frame.fit_ivar), old, mean, reach, self.max_order
+        )
         if share < 1:
             new = mixed(old, new, share)
         total = float(new.cube[0].sum() / new.oversample**2)
@@ -387,7 +400,9 @@ def wing_change(frame: Frame, new: EPSF, wings: Sources) -> float:
     grid = np.arange(size) - size // 2
     ring = (np.hypot(*np.meshgrid(grid, grid)) / new.fwhm).astype(int)
     ring[ring < INNERMOST] = 0
-    moved = np.bincount(ring.ravel(), ((after - before) / noise).ravel()) / np.maximum(np.bincount(ring.ravel()), 1)
+    moved = np.bincount(ring.ravel(), ((after - before) / noise).ravel()) / np.maximum(
+        np.bincount(ring.ravel()), 1
+    )
     return float(np.max(np.abs(moved[INNERMOST:]), initial=0.0))
 
 

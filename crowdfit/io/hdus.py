@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
 from crowdfit.io.options import InputOptions
-from crowdfit.unreadable import UNREADABLE, reason_of
+from crowdfit.unreadable import UNREADABLE, endless_card, reason_of
 
 __all__ = ["Layers", "Plane", "file_stem", "read_layers", "read_plane", "sha256_of"]
 
@@ -183,6 +183,8 @@ def _opened(path: Path, *, verify: bool) -> Iterator[tuple[fits.HDUList, dict[st
     try:
         source = _unpacked(path)
         with source if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+            if card := endless_card(stream):
+                raise InputError(f"{path}: the file is damaged ({card} makes no sense); fetch it again")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 hdus = fits.open(stream, memmap=False, checksum=verify)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from crowdfit.errors import InputError
 from crowdfit.psf import grids, psfex, stored, stpsf
 from crowdfit.psf.epsf import EPSF
-from crowdfit.unreadable import UNREADABLE, reason_of
+from crowdfit.unreadable import UNREADABLE, endless_card, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,10 @@ def _opened(path: str | Path) -> Iterator[fits.HDUList]:
         with warnings.catch_warnings():
             # lower-case keywords of STDPSF files are a matter of style
             warnings.simplefilter("ignore", VerifyWarning)
+            with Path(path).open("rb") as stream:
+                card = endless_card(stream)
+            if card:
+                raise InputError(f"{path}: the file is damaged ({card} makes no sense)")
             with fits.open(path, memmap=False) as hdus:
                 yield hdus
     except InputError:

@@ -33,6 +33,7 @@ def reason_of(exc: Exception) -> str:
     said = str(exc).strip().splitlines()
     return said[0][:200] if said else type(exc).__name__
 
+
 BLOCK: Final = 2880
 MOST: Final = 999
 """The standard's limit on NAXIS and TFIELDS; astropy counts up to whatever is written there."""

@@ -52,7 +52,8 @@ class Seen:
         if where is None:
             return int(self.is_false.sum())
         row, col = (
-            np.clip(np.round(at).astype(int), 0, n - 1) for at, n in zip((self.y, self.x), where.shape, strict=True)
+            np.clip(np.round(at).astype(int), 0, n - 1)
+            for at, n in zip((self.y, self.x), where.shape, strict=True)
         )
         return int(np.sum(self.is_false & where[row, col]))
 

@@ -229,11 +229,11 @@ class EmpiricalPsf:
         refused["crowded"] = int(np.sum(good & crowded))
         left = bright[good & ~crowded]
         kept = self._spread(frame, sources, left)
-        # what a core that is not seen says of flux and place has to come from a PSF that holds there
-        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (
-            share > least_share
-        )
-        saturated &= ~(reasons["bad_fit"] | reasons["off_centre"])
+        # their flux hides a double core: among themselves only those that fit as the others do
+        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (share > least_share)
+        saturated &= ~reasons["off_centre"]
+        if saturated.any():
+            saturated &= rchi2 <= self.max_rchi2 * np.nanmedian(rchi2[saturated])
         wings = bright[saturated][: self.max_wings]
         return Choice(kept, refused | {"cell_full": len(left) - len(kept)}, error_seen, wings)
 

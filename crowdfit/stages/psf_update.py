@@ -230,7 +230,9 @@ class EmpiricalPsf:
         left = bright[good & ~crowded]
         kept = self._spread(frame, sources, left)
         # their flux hides a double core: among themselves only those that fit as the others do
-        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (share > least_share)
+        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (
+            share > least_share
+        )
         saturated &= ~reasons["off_centre"]
         if saturated.any():
             saturated &= rchi2 <= self.max_rchi2 * np.nanmedian(rchi2[saturated])

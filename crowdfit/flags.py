@@ -45,7 +45,7 @@ SOURCE_FLAGS: Final = (
     Flag(
         16,
         "misfit",
-        "what is left under the source is over a third of its own light, beyond the noise: cosmic ray, hot pixel, galaxy "
+        "over a third of its own light is left under the source, beyond the noise: cosmic ray, hot pixel, galaxy "
         "or blend",
     ),
 )

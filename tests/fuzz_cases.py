@@ -290,7 +290,7 @@ def written(rng: Rng, path: Path, hdus: fits.HDUList, story: list[str], broken: 
         for _ in range(rng.integers(1, 3)):
             change = BREAKS[rng.integers(len(BREAKS))]
             story.append(f"bytes: {change.__name__[1:]}")
-            raw = change(rng, raw) if len(raw) else raw
+            raw = change(rng, raw) if raw else raw
     path.write_bytes(raw)
     return path
 

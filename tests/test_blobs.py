@@ -114,7 +114,7 @@ def test_saturated_stars_of_a_field(seed):
 
 @pytest.mark.parametrize("trail", ["both ways", "up", "with a gap"])
 def test_bleed_trail(trail):
-    """A saturated star with a trail of a hundred pixels: one source, where the star is and not in the middle of the trail."""
+    """A saturated star with a trail of a hundred pixels: one source, where the star is."""
     scene = named_scene("demo", ny=200, nx=160, n_stars=150, flux_max=1e5, fwhm=3.5, seed=2)
     made = simulate(scene)
     light = render(made.psf, np.array([80.3]), np.array([70.6]), np.array([5e6]), made.data.shape)

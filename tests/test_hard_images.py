@@ -38,7 +38,7 @@ def field():
 
 @dataclasses.dataclass
 class Seen:
-    """A fit beside the truth: where false sources are, and fluxes of the true stars over their truth (NaN: not found)."""
+    """A fit beside the truth: which sources are false, and true stars' fluxes over their truth (NaN: not found)."""
 
     table: object
     x: np.ndarray
@@ -104,7 +104,7 @@ def scattered(rng, field):
 
 
 def check_elsewhere(field, blank, spoiled, away=None, most=0.02):
-    """Check that stars away from the trouble have the fluxes of the unspoiled image, in the median to a share `most`."""
+    """Check that stars away from the trouble have the fluxes of the unspoiled image, to a share `most`."""
     stars = bright_stars(field, away)
     assert stars.sum() > 25
     assert np.isfinite(spoiled.ratio[stars]).mean() >= 0.97
@@ -142,7 +142,7 @@ def test_comet_of_hot_pixels(field, blank, kind):
 
 @pytest.mark.parametrize("kind", ["hot pixels", "cosmic rays"])
 def test_hits_are_flagged(field, blank, kind):
-    """Hits that no quality plane knows of are in the list, flagged; other stars are flagged only where they were hit."""
+    """Hits that no quality plane knows of are in the list, flagged."""
     rng = np.random.default_rng(3)
     hit = rng.random(field.data.shape) < 5e-4 if kind == "hot pixels" else scattered(rng, field)
     data = field.data.copy()
@@ -201,7 +201,7 @@ def test_galaxy(field, blank, index, radius, most):
 
 @pytest.mark.slow
 def test_nebula(field, blank):
-    """Smooth structure at every scale, five times the noise: with `-c nebula` about as few false stars as on blank sky."""
+    """Structure at every scale, five times the noise: with `-c nebula` about as few false stars as on blank sky."""
     rng, (ny, nx) = np.random.default_rng(3), field.data.shape
     wave = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.fftfreq(nx))
     wave[0, 0] = 1

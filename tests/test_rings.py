@@ -34,7 +34,7 @@ def test_right_wings_change_next_to_nothing(psf, make_frame):
 
 
 def test_wrong_wings_raise_the_threshold_and_stars_elsewhere_are_found(psf, make_frame):
-    """The model lacks a fifth of the wing: without the rule a swarm, with it next to nothing, and the real star stays."""
+    """The model lacks part of the wing: without the rule a swarm, with it hardly any, and the real star stays."""
     star = Sources.at([20.0], [130.0], [150.0])
     frame = make_frame(psf, bright().append(star), SHAPE, seed=1, level=0.1)
     narrow = frame.with_(psf=moffat(3.0, 2.9, radius=60)).rendered(bright())

@@ -388,7 +388,7 @@ def change_of(old: EPSF, new: EPSF) -> float:
 
 
 def wing_change(frame: Frame, new: EPSF, wings: Sources) -> float:
-    """Return the largest change of a ring of the brightest star of `wings` when its PSF becomes `new` (sigma of a pixel).
+    """Return the largest change of a ring of the brightest star of `wings` under the PSF `new` (sigma of a pixel).
 
     The rings are one FWHM wide and begin where `change_of` sees next to nothing.
     """

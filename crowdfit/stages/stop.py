@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Settled:
-    """Stop when a pass hardly changes the list, the width and the wings of the PSF, within a least and a most number."""
+    """Stop when a pass hardly changes the list and the width and wings of the PSF, within a least and a most number."""
 
     kind: Literal["settled"] = "settled"
     min_passes: int = Field(default=4, ge=1, description="passes that are always made")

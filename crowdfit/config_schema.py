@@ -235,7 +235,7 @@ class _Refused:
         kind, cls = self._chosen()
         value = strip_origins(written)
         example = (
-            f"{{kind: {value if value in self.kinds else kind}}}"
+            f"{{kind: {value if value in list(self.kinds) else kind}}}"
             if kind
             else f"{{{next(iter(options(cls)))}: ...}}"
         )

@@ -32,6 +32,9 @@ class Setting:
     origin: str
 
 
+LONGEST = 100
+"""So many letters of what was written does a message repeat."""
+
 Node: TypeAlias = "Setting | dict[str, Node]"
 Tree: TypeAlias = dict[str, Node]
 
@@ -128,9 +131,10 @@ def parse_override(text: str, label: str = "--set") -> Tree:
     """
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
+    origin = f"{label} {text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}"
     if not equals or not all(parts):
-        raise ConfigError(f"{label} {text}: write it as key=value, for example {label} sky.kind=fixed")
-    return _nest(parts, _Source(f"{label} {text}", with_lines=False).parse(value))
+        raise ConfigError(f"{origin}: write it as key=value, for example {label} sky.kind=fixed")
+    return _nest(parts, _Source(origin, with_lines=False).parse(value))
 
 
 def parse_values(values: Mapping[str, object]) -> Tree:

@@ -19,6 +19,9 @@ from crowdfit.errors import InputError
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+LEAST_NOISE = 1e-6
+"""A pixel with a noise of fewer electrons is one with a wrong gain."""
+
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
@@ -84,7 +87,7 @@ class Exposure:
         Raises
         ------
         InputError
-            Wrong number of dimensions, shapes that differ, gain not positive, no usable pixel, or an
+            Wrong number of dimensions, shapes that differ, gain not positive or absurdly small, no usable pixel, or an
             image whose usable pixels all hold one value.
         """
         name = facts.get("name", "image")
@@ -107,6 +110,12 @@ class Exposure:
             raise InputError(
                 f"{name}: no usable pixel (all are NaN, masked, or have err <= 0); "
                 "check the ERR and DQ planes, or the dq policy in `input.dq`"
+            )
+        electrons = gain / np.sqrt(np.median(weights[good], overwrite_input=True))
+        if electrons < LEAST_NOISE:
+            raise InputError(
+                f"{name}: a gain of {gain:g} electrons per image unit makes the noise {electrons:.2g} electrons per "
+                "pixel; correct input.gain or the header"
             )
         if np.ptp(values[good]) == 0:
             raise InputError(f"{name}: every usable pixel is {values[good][0]:g}; there is nothing to fit")

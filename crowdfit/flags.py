@@ -48,6 +48,12 @@ SOURCE_FLAGS: Final = (
         "another source lies within one FWHM, and the flux of one of the two is below three marginal errors: "
         "the data do not decide how they share their light",
     ),
+    Flag(
+        17,
+        "misfit",
+        "over a third of its own light is left under the source, beyond the noise: cosmic ray, hot pixel, galaxy "
+        "or blend",
+    ),
 )
 
 APERTURE_FLAGS: Final = (

@@ -17,6 +17,8 @@ from crowdfit.stages.base import STRICT
 from crowdfit.tiles import Tiles
 from crowdfit.whitening import Whitened, Whitening, whitening
 
+WINGS_STILL = 0.3
+"""Wings that change by less than this, in sigma of a pixel, leave no star behind: one covers some ten pixels."""
 CHI_PIXELS = 200_000
 """So many pixels give the rms of the residual to a fifth of a percent."""
 
@@ -57,6 +59,8 @@ class PsfQuality:
         Why it should not be trusted; empty when it passes.
     change : float
         Share of its light that the last update moved, or of its FWHM if that is more; infinite while there was none.
+    wing_change : float
+        How much the last update changed the wings of the brightest saturated star (sigma of a pixel).
     """
 
     n_stars: int
@@ -67,6 +71,12 @@ class PsfQuality:
     position_angle: float
     problems: tuple[str, ...] = ()
     change: float = np.inf
+    wing_change: float = 0.0
+
+    @property
+    def wings_are_still(self) -> bool:
+        """Whether the last update left the wings of saturated stars as they were, or there are none."""
+        return self.wing_change <= WINGS_STILL
 
     @property
     def passed(self) -> bool:

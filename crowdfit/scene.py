@@ -195,7 +195,9 @@ def _explain(error: Mapping[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if path == "scene":
         return f"scene: {message}"
-    return f"scene.{path}: {error['input']!r}: {message[:1].lower()}{message[1:]}"
+    shown = repr(error["input"])
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return f"scene.{path}: {shown}: {message[:1].lower()}{message[1:]}"
 
 
 CARDS: Final[Mapping[str, str]] = MappingProxyType(

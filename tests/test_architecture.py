@@ -10,7 +10,19 @@ import crowdfit
 ROOT = Path(crowdfit.__file__).parent
 
 LAYERS = (
-    ("errors", "flags", "exposure", "sources", "world", "neighbours", "memory", "tiles", "stages.base", ""),
+    (
+        "errors",
+        "flags",
+        "exposure",
+        "sources",
+        "world",
+        "neighbours",
+        "memory",
+        "tiles",
+        "unreadable",
+        "stages.base",
+        "",
+    ),
     ("_kernels",),
     ("psf", "render"),
     ("whitening",),

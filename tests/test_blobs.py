@@ -7,6 +7,7 @@ import pytest
 
 from crowdfit import fit_image
 from crowdfit.exposure import Exposure
+from crowdfit.render import render
 from crowdfit.scene import named_scene
 from crowdfit.simulate import simulate
 from crowdfit.sources import Sources
@@ -109,3 +110,28 @@ def test_saturated_stars_of_a_field(seed):
         wrong += abs(flux[i] / star["flux"] - 1) > 0.1 or off > 0.15
     assert len(seen) > 40
     assert wrong < 0.08 * len(seen)
+
+
+@pytest.mark.parametrize("trail", ["both ways", "up", "with a gap"])
+def test_bleed_trail(trail):
+    """A saturated star with a trail of a hundred pixels: one source, where the star is."""
+    scene = named_scene("demo", ny=200, nx=160, n_stars=150, flux_max=1e5, fwhm=3.5, seed=2)
+    made = simulate(scene)
+    light = render(made.psf, np.array([80.3]), np.array([70.6]), np.array([5e6]), made.data.shape)
+    rng = np.random.default_rng(2)
+    data = made.data + rng.poisson(np.maximum(light, 0)) / scene.gain
+    yy, xx = np.mgrid[:200, :160]
+    reach = {
+        "both ways": abs(yy - 70) < 60,
+        "up": (yy >= 70) & (yy < 180),
+        "with a gap": (yy >= 70) & (yy % 60 > 8),
+    }
+    full = (data > 60000) | ((abs(xx - 80) <= 1) & reach[trail])
+    ivar = np.where(full, 0, 1 / scene.noise**2)
+    result = fit_image(Exposure.of(np.where(full, 0, data), ivar, saturated=full, gain=scene.gain))
+    x, y, flux = (np.asarray(result.catalog[name].value) for name in ("x", "y", "flux"))
+    (bright,) = np.flatnonzero(flux > 5e5)
+    assert np.hypot(x[bright] - 80.3, y[bright] - 70.6) < 0.15 * 3.5
+    assert flux[bright] == pytest.approx(5e6, rel=0.1)
+    blob = blob_at(result.exposure, x, y)
+    assert len(np.unique(blob[blob > 0])) == np.count_nonzero(blob)

@@ -5,6 +5,7 @@ import pytest
 from astropy.io import fits
 
 from crowdfit.io.fits import InputOptions, exposure_from_arrays
+from crowdfit.io.masking import dq_is_bad
 
 SHAPE = (48, 64)
 
@@ -106,3 +107,16 @@ def test_pixels_without_error():
     err = np.full(SHAPE, 5.0)
     err[0, :4] = 0, -1, np.nan, np.inf
     assert np.argwhere(~exposure_from_arrays(sky(), err).good).tolist() == [[0, i] for i in range(4)]
+
+
+@pytest.mark.parametrize("policy", ["bits", "codes"])
+def test_grown_bits(policy):
+    """Pixels of one bit are grown by as many pixels as it says; others, and ignored ones, are not."""
+    dq = np.zeros((20, 30), np.uint32)
+    dq[10, 5], dq[10, 15], dq[10, 25] = 4, 2, 8
+    options = InputOptions(dq=policy, dq_grow=((4, 2), (8, 3)), dq_ignore=(8,))
+    bad = dq_is_bad(dq, options)
+    expected = np.zeros((20, 30), bool)
+    expected[8:13, 3:8] = expected[10, 15] = True
+    np.testing.assert_array_equal(bad, expected)
+    assert not dq_is_bad(dq, InputOptions(dq="none", dq_grow=((4, 2),))).any()

@@ -6,6 +6,7 @@ import pytest
 from crowdfit import flags
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
+from crowdfit.psf.analytic import moffat
 from crowdfit.sources import Sources
 from crowdfit.stages.prune import NoPrune, Prune, merge_close
 
@@ -94,11 +95,10 @@ def test_one_of_a_split_stays(frames, flux):
     assert len(left) == 1
 
 
-@pytest.mark.parametrize("flag", ["forced", "saturated"])
-def test_exempt_by_flag(frames, flag):
-    """Stars of a list, and saturated ones, whose flux is uncertain, stay whatever their flux."""
+def test_given_stars_stay(frames):
+    """Stars of a list stay whatever their flux."""
     given = stars([1.0, -3.0, 5e9, 1.0], [1, 1, np.inf, 1])
-    left, removed = Prune()(frames, given.flagged(flag, np.array([True, True, True, False])))
+    left, removed = Prune()(frames, given.flagged("forced", np.array([True, True, True, False])))
     np.testing.assert_array_equal(left.id, [0, 1, 2])
     assert removed == NONE | {"faint": 1}
 
@@ -172,3 +172,17 @@ def test_none_keeps_everything(frames):
     left, removed = NoPrune()(frames, given)
     assert left is given
     assert removed == {}
+
+
+def test_faint_star_on_a_saturated_blob_stays():
+    """Its flux comes from the wings and is uncertain; one that is negative goes all the same."""
+    saturated = np.zeros((60, 60), bool)
+    saturated[9:12, 9:12] = saturated[39:42, 39:42] = True
+    noise = np.random.default_rng(1).normal(size=saturated.shape)
+    exposure = Exposure.of(noise, np.where(saturated, 0.0, 1.0), saturated=saturated)
+    frame = Frame.start(exposure, moffat(3.0, radius=12), StampSizes())
+    given = Sources.at([10.0, 40.0, 25.0], [10.0, 40.0, 25.0], [1.0, -5.0, 1.0])
+    given = given.changed(flux_err=np.ones(3), flux_err_marginal=np.ones(3))
+    left, removed = Prune()((frame,), given)
+    np.testing.assert_array_equal(left.id, [0])
+    assert removed["faint"] == removed["negative"] == 1

@@ -14,7 +14,7 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.render import render
 from crowdfit.simulate import Scene, simulate
 from crowdfit.sources import Sources
-from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, core_error
+from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, core_error, wing_change, without_anchors
 
 SHAPE = (200, 200)
 REASONS = {"faint", "masked", "bad_fit", "off_centre", "on_pedestal", "crowded", "cell_full", "surplus"}
@@ -377,3 +377,63 @@ def test_forced_positions_stay(psf):
     np.testing.assert_array_equal(after.x, off.x)
     _, free = EmpiricalPsf()((frame_of(psf, off, truth=(psf, stars)),), stars.changed(x=off.x), pass_no=0)
     assert np.median(free.x - off.x) < -0.02
+
+
+@pytest.fixture(scope="module")
+def saturated_fit():
+    """A wide PSF guessed too narrow in the wings, forty stars and one of 1e7 with a saturated core."""
+    true = moffat(3.0, 2.3, radius=70)
+    rng = np.random.default_rng(2)
+    x, y = (
+        g.ravel() + rng.uniform(-0.5, 0.5, (6, 7)).ravel()
+        for g in np.meshgrid(np.arange(15.0, 285, 40), np.arange(15.0, 250, 42))
+    )
+    keep = np.hypot(x - 150, y - 130) > 25
+    stars = Sources.at(
+        np.append(x[keep], 150.2), np.append(y[keep], 130.4), np.append(np.full(keep.sum(), 3e4), 1e7)
+    )
+    image = render(true, stars.x, stars.y, stars.flux, (260, 300))
+    full = image > 6e4
+    data = image + rng.normal(0, 5, image.shape)
+    exposure = Exposure.of(np.where(full, 0, data), np.where(full, 0, 1 / 25), saturated=full)
+    frame = Frame.start(exposure, moffat(3.0, 2.9, radius=70), StampSizes()).rendered(stars)
+    return true, frame, stars
+
+
+class TestWings:
+    """Saturated stars, whose cores are not seen, tell about the wings of the PSF."""
+
+    def test_chosen_for_its_wings_only(self, saturated_fit):
+        _, frame, stars = saturated_fit
+        choice = EmpiricalPsf().choose(frame, stars)
+        assert choice.wings.tolist() == [len(stars) - 1]
+        assert len(stars) - 1 not in choice.index
+        assert len(EmpiricalPsf(max_wings=0).choose(frame, stars).wings) == 0
+
+    def test_wings_become_right(self, saturated_fit):
+        """Faint stars do not see the wing at 6 FWHM; the saturated one does."""
+        true, frame, stars = saturated_fit
+        errors = []
+        for most in (0, 30):
+            (new,), _ = EmpiricalPsf(max_wings=most)((frame,), stars, pass_no=0)
+            before, after = (psf.at(150, 130).native(71) for psf in (true, new.psf))
+            radius = np.hypot(*np.meshgrid(np.arange(71) - 35, np.arange(71) - 35))
+            ring = (radius > 15) & (radius < 21)
+            errors.append(abs(after[ring].sum() / before[ring].sum() - 1))
+        assert errors[1] < 0.1
+        assert errors[1] < 0.5 * errors[0]
+
+    def test_anchors(self, saturated_fit):
+        """The pixels next to the core, which the flux comes from, have no say; those far out have theirs."""
+        _, frame, stars = saturated_fit
+        ivar = without_anchors(frame, stars.take(np.array([len(stars) - 1])))
+        assert ivar[130, 150 + 15] == frame.fit_ivar[130, 150 + 15] > 0
+        rim = np.flatnonzero(frame.exposure.good[130, 150:])[0]
+        assert ivar[130, 150 + rim] == 0 < frame.fit_ivar[130, 150 + rim]
+
+    def test_change_is_that_of_the_wing(self, saturated_fit):
+        true, frame, stars = saturated_fit
+        wings = stars.take(np.array([len(stars) - 1]))
+        assert wing_change(frame, frame.psf, wings) == 0
+        assert wing_change(frame, true, wings) > 1
+        assert wing_change(frame, true, stars.take(np.array([], int))) == 0

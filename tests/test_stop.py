@@ -5,12 +5,21 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
+from crowdfit.frame import WINGS_STILL, PsfQuality
 from crowdfit.stages.stop import STOP_REASONS, Settled
 from crowdfit.tiles import Tiles
 
 
 def state(  # noqa: PLR0913 - everything that the rule looks at
-    pass_no, *, n_sources=1000, n_new=0, memory_mb=100.0, n_removed=0, fwhm_change=0.0, ceiling_mb=None
+    pass_no,
+    *,
+    n_sources=1000,
+    n_new=0,
+    memory_mb=100.0,
+    n_removed=0,
+    fwhm_change=0.0,
+    ceiling_mb=None,
+    quality=None,
 ):
     """Return what the rule looks at."""
     stats = SimpleNamespace(
@@ -22,9 +31,15 @@ def state(  # noqa: PLR0913 - everything that the rule looks at
         chi=1.0,
         max_step=0.0,
         fwhm_change=fwhm_change,
+        psf_quality=quality,
     )
     frames = (SimpleNamespace(tiles=Tiles(memory_mb=ceiling_mb)),)
     return SimpleNamespace(pass_no=pass_no, stats=stats, frames=frames)
+
+
+def quality(wing_change):
+    """Return the report on a PSF whose wings changed by so many sigma of a pixel."""
+    return PsfQuality(100, {}, 0.01, 3.0, 0.0, 0.0, wing_change=wing_change)
 
 
 RULE = Settled(min_passes=3, max_passes=6, new_fraction=0.01, fwhm_change=0.02)
@@ -40,6 +55,8 @@ RULE = Settled(min_passes=3, max_passes=6, new_fraction=0.01, fwhm_change=0.02)
         (state(2, n_new=11), None),
         (state(2, fwhm_change=0.02), "settled"),
         (state(2, fwhm_change=0.021), None),
+        (state(2, quality=quality(WINGS_STILL)), "settled"),
+        (state(2, quality=quality(1.1 * WINGS_STILL)), None),
         (state(5, fwhm_change=0.5), "max_passes"),
         (state(5, n_new=500), "max_passes"),
         (state(9, n_new=500), "max_passes"),

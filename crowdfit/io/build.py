@@ -147,7 +147,7 @@ def _checked_planes(layers: Layers, options: InputOptions) -> Planes:
     err, weight = _positive(noise, power / 2), _positive(weights, 1)
     if kind == "variance" and err is not None:
         err = np.sqrt(err)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         data = layers.data.astype(np.float32)
     dq = None if layers.dq is None else as_dq(layers.dq)
     return Planes(data, err, weight, dq, _parts(layers) if weight is None and err is not None else None)
@@ -188,7 +188,9 @@ def _check_units(layers: Layers, err: Array | None, weight: Array | None, power:
     if err is not None:
         _check_range(_typical(_sampled(err)) ** (1 / power), layers.place("err"))
     else:
-        _check_range(_typical(np.abs(np.diff(_sampled(layers.data), axis=1))), layers.label)
+        with np.errstate(invalid="ignore"):
+            steps = np.abs(np.diff(_sampled(layers.data), axis=1))
+        _check_range(_typical(steps), layers.label)
     typical = 1.0 if weight is None else _typical(_sampled(weight))
     if not SINGLE[0] < typical < SINGLE[1]:
         raise InputError(
@@ -204,7 +206,8 @@ def _source(layers: Layers) -> str:
 
 def _sampled(plane: Array) -> NDArray[np.float64]:
     """Return some rows of a plane, enough to learn its unit."""
-    return plane[:: len(plane) // SAMPLE + 1].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaN of a kind that damaged files hold
+        return plane[:: len(plane) // SAMPLE + 1].astype(np.float64)
 
 
 def _typical(values: NDArray[np.float64]) -> float:

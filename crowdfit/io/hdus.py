@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from crowdfit.errors import InputError
 from crowdfit.io.options import InputOptions
+from crowdfit.unreadable import UNREADABLE, endless_card, reason_of
 
 __all__ = ["Layers", "Plane", "file_stem", "opened_to_change", "read_layers", "read_plane", "sha256_of"]
 
@@ -254,22 +255,27 @@ def _opened(path: Path, *, verify: bool) -> Iterator[tuple[fits.HDUList, dict[st
     damaged: dict[str, str] = {}
     try:
         source = _unpacked(path)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            hdus = fits.open(source, memmap=False, checksum=verify)
-            len(hdus)  # reads every header, and with it finds out where the file ends
+        with source if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+            if card := endless_card(stream):
+                raise InputError(f"{path}: the file is damaged ({card} makes no sense); fetch it again")
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                hdus = fits.open(stream, memmap=False, checksum=verify)
+                len(hdus)  # reads every header, and with it finds out where the file ends
+            for message in (str(warning.message) for warning in caught):
+                if "Error validating header" in message or "truncated" in message:
+                    reason = "it is truncated, or goes on with bytes that are not FITS"
+                    raise InputError(f"{path}: the file is damaged ({reason}); fetch it again")
+                if match := _DATASUM.match(message):
+                    kind = "DATASUM" if match[1] == "Datasum" else damaged.get(match[2], "CHECKSUM")
+                    damaged[match[2]] = kind
+            yield hdus, damaged
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such file; check the path") from exc
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, TypeError) as exc:
+    except InputError:
+        raise
+    except UNREADABLE as exc:
         raise _refusal(path, exc) from exc
-    with hdus:
-        for message in (str(warning.message) for warning in caught):
-            if "Error validating header" in message or "truncated" in message:
-                reason = "it is truncated, or goes on with bytes that are not FITS"
-                raise InputError(f"{path}: the file is damaged ({reason}); fetch it again")
-            if match := _DATASUM.match(message):
-                damaged[match[2]] = "DATASUM" if match[1] == "Datasum" else damaged.get(match[2], "CHECKSUM")
-        yield hdus, damaged
 
 
 def _unpacked(path: Path) -> Path | io.BytesIO:
@@ -292,10 +298,7 @@ def _refusal(path: Path, exc: Exception) -> InputError:
         return InputError(f"{path}: the compressed file is truncated or damaged; fetch it again")
     if "No SIMPLE card" in str(exc):
         return InputError(f"{path}: not a FITS file; give an image in FITS format")
-    reason = str(exc).strip().splitlines()
-    return InputError(
-        f"{path}: cannot be read ({reason[0] if reason else type(exc).__name__}); fetch it again"
-    )
+    return InputError(f"{path}: cannot be read ({reason_of(exc)}); fetch it again")
 
 
 def _report_damage(path: Path, damaged: dict[str, str], used: set[str]) -> list[str]:
@@ -367,9 +370,9 @@ def _data_of(hdu: HDU, path: Path) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = np.asarray(hdu.data)
-    except (OSError, ValueError, TypeError, KeyError, zlib.error) as exc:
+    except UNREADABLE as exc:
         raise InputError(
-            f"{path}[{hdu.name}]: the pixels cannot be read ({exc}); fetch the file again"
+            f"{path}[{hdu.name}]: the pixels cannot be read ({reason_of(exc)}); fetch the file again"
         ) from exc
     return data.astype(data.dtype.newbyteorder("="), copy=False)
 

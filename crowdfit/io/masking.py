@@ -17,8 +17,8 @@ F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 Mask = NDArray[np.bool_]
 
-ABSURD: Final = 1e30
-"""Values beyond this (image unit) are no measurement, and their squares overflow single precision."""
+ABSURD: Final = 1e18
+"""Values beyond this (image unit) are no measurement, and sums of their squares overflow single precision."""
 HEADROOM: Final = 1.2
 """Real saturation scatters by flat field and bias; pixels above this times the level contradict it."""
 CONTRADICTIONS: Final = 10
@@ -85,12 +85,13 @@ def mask_pixels(
 
 
 def as_dq(plane: NDArray[Any]) -> U32:
-    """Return a data-quality plane of any type as uint32; what is NaN in it becomes 1.
+    """Return a data-quality plane of any type as uint32; what is NaN in it, or no whole number, becomes 1.
 
     Signed planes whose bit 31 made them negative get their bit back.
     """
     if plane.dtype.kind == "f":
-        plane = np.where(np.isfinite(plane), plane, 1)
+        with np.errstate(invalid="ignore"):
+            plane = np.where(np.abs(plane) < 2.0**53, plane, 1)
     return (plane.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
 
 
@@ -98,7 +99,12 @@ def dq_is_bad(dq: U32, options: InputOptions) -> Mask:
     """Return the pixels that the data-quality policy makes unusable; the values travel on (C034)."""
     if options.dq == "none":
         return np.zeros(dq.shape, bool)
-    return np.asarray((dq != 0) & ~_holds_only(dq, options.dq_ignore, options))
+    bad = np.asarray((dq != 0) & ~_holds_only(dq, options.dq_ignore, options))
+    for value, pixels in options.dq_grow:
+        # what is ignored is no seed: a bit may be harmless and its neighbour lost only when the user says both
+        seed = _holds_any(dq, (value,), options) & bad
+        bad |= ndimage.binary_dilation(seed, _EIGHT, iterations=pixels)
+    return bad
 
 
 def _holds_only(dq: U32, values: tuple[int, ...], options: InputOptions) -> Mask:

@@ -119,6 +119,12 @@ class InputOptions:
     dq_ignore: tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...] = Field(
         default=(), description="data-quality bits (or sums of bits), or codes, that leave a pixel usable"
     )
+    dq_grow: tuple[
+        tuple[Annotated[StrictInt, Field(ge=1, lt=2**32)], Annotated[StrictInt, Field(ge=1, le=50)]], ...
+    ] = Field(
+        default=(),
+        description="data-quality bits, or codes, whose pixels are grown, each with the number of pixels: [[4, 2]]",
+    )
     dq_saturated: tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...] = Field(
         default=(), description="data-quality bits, or codes, that mean saturated"
     )

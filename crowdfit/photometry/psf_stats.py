@@ -34,6 +34,10 @@ class Measured:
     noise_factors: Factors = Factors(1.0, 1.0)
 
 
+LEFT = 0.35
+"""A source that leaves more than this share of its own light behind has another shape than a star."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Measure:
     """Errors, shape and environment of every star."""
@@ -117,7 +121,18 @@ class Measure:
             .flagged("negative", ~(sources.flux > 0))
             .flagged("truncated", cut)
             .flagged("measure_failed", ~np.isfinite(stats[:, measure.FLUX_ISO]))
+            .flagged("misfit", stats[:, measure.RCHI2] > self.most_rchi2(frame, sources))
         )
+
+    @staticmethod
+    def most_rchi2(frame: Frame, sources: Sources) -> F64:
+        """Return the rchi2 of sources that leave `LEFT` of their own light, five sigma beyond that of noise.
+
+        The sum of P^3 is 4/3 of the square of that of P^2, as of a Gaussian.
+        """
+        area = frame.psf.n_eff
+        own = 4 / 3 * np.square(sources.flux / frame.isolated_error(sources.flux)) / area
+        return np.asarray(1 + 5 * np.sqrt(2 * 4 / 3 / area) + LEFT**2 * own)
 
 
 _STATS = {

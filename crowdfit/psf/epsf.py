@@ -74,11 +74,13 @@ class EPSF:
         Raises
         ------
         InputError
-            Not 2-D, even-sized, not finite, or a sum that is not positive.
+            Not 2-D, even-sized, one sample, not finite, or a sum that is not positive.
         """
         table = np.array(samples, np.float64)
         if table.ndim != 2 or table.shape[0] % 2 == 0 or table.shape[1] % 2 == 0:
             raise InputError(f"psf: shape {table.shape} is refused; give a 2-D array with odd sizes, centred")
+        if max(table.shape) < 3:
+            raise InputError("psf: one sample is no PSF; give an array of at least 3 on a side")
         if not np.isfinite(table).all():
             raise InputError("psf: the array holds NaN or infinite values; fill them first")
         total = table.sum() / oversample**2

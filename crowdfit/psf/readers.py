@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from crowdfit.errors import InputError
 from crowdfit.psf import grids, psfex, stored, stpsf
 from crowdfit.psf.epsf import EPSF
+from crowdfit.unreadable import UNREADABLE, endless_card, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +89,16 @@ def _opened(path: str | Path) -> Iterator[fits.HDUList]:
         with warnings.catch_warnings():
             # lower-case keywords of STDPSF files are a matter of style
             warnings.simplefilter("ignore", VerifyWarning)
+            with Path(path).open("rb") as stream:
+                card = endless_card(stream)
+            if card:
+                raise InputError(f"{path}: the file is damaged ({card} makes no sense)")
             with fits.open(path, memmap=False) as hdus:
                 yield hdus
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be read as a FITS file ({problem})") from problem
+    except InputError:
+        raise
+    except UNREADABLE as problem:
+        raise InputError(f"{path}: cannot be read as a FITS file ({reason_of(problem)})") from problem
 
 
 def _library_psf(

@@ -26,6 +26,7 @@ from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, Schedule, by_pass
 from crowdfit.stages.blobs import only_one
 from crowdfit.stages.matched import field_filter, filter_kernel, matched_filter
+from crowdfit.stages.rings import ring_excess
 from crowdfit.stages.solve import shift_prior
 
 F64 = NDArray[np.float64]
@@ -168,8 +169,9 @@ class ScoreDetect:
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
         x, y = refined(signif, rows, cols)
         score = self._score(frame, sources, root, x, y)
-        one = np.broadcast_to(np.float32(1), signif.shape)
-        excess = local_scatter(frame, signif) if self.local_noise else one
+        excess = ring_excess(frame, sources, signif)
+        if self.local_noise:
+            excess = np.maximum(excess, local_scatter(frame, signif))
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
         least = by_pass(self.companion_nsigma, pass_no) * excess[frame.nearest_pixel(sources)]
         pairs = self._companions(frame, sources, root, signif, least, error)

@@ -14,7 +14,7 @@ from crowdfit.exposure import Mask
 from crowdfit.frame import Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
-from crowdfit.stages.blobs import gathered
+from crowdfit.stages.blobs import blob_at, gathered
 
 NEAR = 1.5
 """Sources within this many FWHM may share the light of one star."""
@@ -31,7 +31,7 @@ class Pruned(NamedTuple):
 class Prune:
     """Drop faint sources, merge those closer than the merge radius and those of one saturated blob into the brightest.
 
-    Sources from a list (flag `forced`) and saturated ones are exempt: by flag, never by flux.
+    Sources from a list (flag `forced`) are exempt. One on a saturated blob may be as faint as its wings show it (C012).
     """
 
     kind: Literal["significance"] = "significance"
@@ -54,10 +54,11 @@ class Prune:
     def __call__(self, frames: Frames, sources: Sources) -> Pruned:
         """Return the remaining sources; fluxes of merged ones are added up."""
         (frame,) = frames
-        exempt = flags.has(sources.flags, "forced") | flags.has(sources.flags, "saturated")
+        exempt = flags.has(sources.flags, "forced")
+        kept = exempt | (blob_at(frame.exposure, sources.x, sources.y) > 0)
         least = least_snr(frame, sources, self.nsigma, self.purity)
-        faint = (sources.flux < least * frame.plain_error(sources)) & ~exempt
-        undecided = (sources.flux < self.marginal * sources.flux_err_marginal) & ~exempt & ~faint
+        faint = (sources.flux < least * frame.plain_error(sources)) & ~kept
+        undecided = (sources.flux < self.marginal * sources.flux_err_marginal) & ~kept & ~faint
         faint |= outshone(sources, undecided, faint, NEAR * frame.psf.fwhm)
         negative = (sources.flux <= 0) & ~exempt
         unseen = ~np.isfinite(sources.flux_err) & ~exempt

@@ -23,21 +23,30 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.variation import common_plane, corrections, fit_variation, mixed, on_image, variations
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, by_pass
+from crowdfit.stages.blobs import blob_at
 from crowdfit.stages.detect import softened_ivar
 
 log = logging.getLogger(__name__)
 
 EARLY = 3
 """In so many passes stars are still being found, and a PSF that was right for the few before may not be for them."""
+INNERMOST = 3
+"""Where the wings begin (FWHM)."""
+ANCHOR = 0.8
+"""So much of what tells of the flux of a saturated star lies on pixels that tell the PSF nothing."""
 
 
 @plain(frozen=True, eq=False)
 class Choice:
-    """Stars chosen for the PSF: their numbers, how many were refused for which reason, and `core_error`."""
+    """Stars chosen for the PSF: their numbers, how many were refused for which reason, and `core_error`.
+
+    `wings` are saturated ones besides, brightest first, whose pixels tell of the wings only.
+    """
 
     index: NDArray[np.int64]
     refused: dict[str, int]
     core_error: float
+    wings: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -57,10 +66,13 @@ class EmpiricalPsf:
         default=0.97,
         ge=0,
         le=1,
-        description="least share of the PSF on usable pixels",
+        description="least share of the PSF on usable pixels; relaxed when stars are few",
     )
     max_rchi2: float = Field(
         default=4.0, gt=0, description="refuse stars fitted worse than this many times the median rchi2"
+    )
+    max_wings: int = Field(
+        default=30, ge=0, description="most saturated stars used besides, the brightest, for their wings"
     )
     cells: int = Field(
         default=4, ge=1, description="field cells per axis; no cell gives more than its share of stars"
@@ -126,9 +138,10 @@ class EmpiricalPsf:
         (frame,) = frames
         if not self.first_pass <= pass_no <= self.last_pass or not len(sources):
             return frames, sources
-        corrects = self.corrects(frame)
+        corrects, before = self.corrects(frame), frame.psf_quality
         is_early = corrects and pass_no < EARLY
-        if not is_early and frame.psf_quality is not None and frame.psf_quality.change < self.settled:
+        is_settled = before is not None and before.change < self.settled and before.wings_are_still
+        if is_settled and not is_early:
             return frames, sources
         choice = self.choose(frame, sources)
         chosen = np.zeros(len(sources), bool)
@@ -138,8 +151,11 @@ class EmpiricalPsf:
             return self._keep(
                 frame, sources, quality, f"only {len(choice.index)} PSF stars, {self.min_stars} needed"
             )
-        change = self.correct if corrects else self.update
-        psf, scale, centre = change(frame, sources.take(choice.index), by_pass(self.damping, pass_no))
+        stars, share = sources.take(choice.index), by_pass(self.damping, pass_no)
+        if corrects:
+            psf, scale, centre = self.correct(frame, stars, share)
+        else:
+            psf, scale, centre = self.update(frame, stars, share, wings=sources.take(choice.wings))
         if flags.has(sources.flags, "forced").all():
             # positions that are given stay; their common offset belongs to nobody but the list
             centre = (0.0, 0.0)
@@ -148,7 +164,8 @@ class EmpiricalPsf:
             return self._keep(frame, sources, quality, why)
         moved = sources.changed(flux=sources.flux * scale, x=sources.x + centre[0], y=sources.y + centre[1])
         moves = max(change_of(frame.psf, psf), abs(psf.fwhm / frame.psf.fwhm - 1))
-        quality = replace(self._quality(frame, choice, psf), change=moves)
+        wings = wing_change(frame, psf, sources.take(choice.wings))
+        quality = replace(self._quality(frame, choice, psf), change=moves, wing_change=wings)
         new = frame.with_(psf=psf, psf_quality=quality)
         return (new,), moved.flagged("psf_star", chosen)
 
@@ -208,7 +225,7 @@ class EmpiricalPsf:
         limit = self.max_rchi2 * np.nanmedian(rchi2) if len(bright) else 1.0
         step = np.hypot(stats[:, measure.STEP_X_ISO], stats[:, measure.STEP_Y_ISO])
         reasons = {
-            "masked": ~(qf > self.min_qf),
+            "masked": ~(qf > self._least_qf(qf)),
             "bad_fit": ~(rchi2 < limit),
             "off_centre": ~(step < self.max_shift * frame.psf.fwhm),
             "on_pedestal": ~(stats[:, measure.FLUX_LBS] > self.min_contrast * stats[:, measure.FLUX_ISO]),
@@ -217,11 +234,29 @@ class EmpiricalPsf:
         for name, bad in reasons.items():
             refused[name] = int(np.sum(good & bad))
             good &= ~bad
-        crowded = ~(share > self._isolation(share[good]))
+        least_share = self._isolation(share[good])
+        crowded = ~(share > least_share)
         refused["crowded"] = int(np.sum(good & crowded))
         left = bright[good & ~crowded]
         kept = self._spread(frame, sources, left)
-        return Choice(kept, refused | {"cell_full": len(left) - len(kept)}, error_seen)
+        # their flux hides a double core: among themselves only those that fit as the others do
+        saturated = (blob_at(frame.exposure, sources.x[bright], sources.y[bright]) > 0) & (
+            share > least_share
+        )
+        saturated &= ~reasons["off_centre"]
+        if saturated.any():
+            saturated &= rchi2 <= self.max_rchi2 * np.nanmedian(rchi2[saturated])
+        wings = bright[saturated][: self.max_wings]
+        return Choice(kept, refused | {"cell_full": len(left) - len(kept)}, error_seen, wings)
+
+    def _least_qf(self, qf: NDArray[np.float64]) -> float:
+        """Return the least usable share of a PSF: the configured one, or the best third when fewer than 50 pass it.
+
+        Where a third of all pixels is masked no star is whole, and each still tells of what is seen of it.
+        """
+        if np.sum(qf > self.min_qf) >= 50 or not len(qf):
+            return self.min_qf
+        return float(np.clip(np.nanquantile(qf, 2 / 3), min(0.5, self.min_qf), self.min_qf))
 
     def _isolation(self, share: NDArray[np.float64]) -> float:
         """Return the least fracflux: the configured one, or the best third when fewer than 50 stars pass it.
@@ -246,22 +281,28 @@ class EmpiricalPsf:
         return index[rank < most][: self.max_stars]
 
     def update(
-        self, frame: Frame, stars: Sources, share: float = 1.0
+        self, frame: Frame, stars: Sources, share: float = 1.0, *, wings: Sources | None = None
     ) -> tuple[EPSF, float, tuple[float, float]]:
         """Return the new PSF, the factor on all fluxes and the shift of all positions that keep the model.
 
+        Saturated stars in `wings` have a say in the mean PSF, but not in how it varies.
         Only the given share of the change is taken: wings and sky answer each other, and full steps can swing
         between too much of the one and too much of the other.
 
         The table is normalised and recentred; a PSF that sums to t and sits at (u, v) describes the same stars
         as the normalised one with fluxes times t and positions plus (u, v).
         """
-        half, pixels, shape = self._half_width(frame, stars), self._pixels(frame, stars), frame.exposure.shape
-        reach = np.minimum(2.0 * frame.half_sizes(stars.flux), half)
+        both = stars if wings is None else stars.append(wings)
+        half, shape = self._half_width(frame, both), frame.exposure.shape
+        error = self._core_error(frame, stars)
         present = on_image(frame.psf, shape)
-        mean = refit(pixels, common_plane(present), half, reach)
+        seen = frame.fit_ivar if wings is None else without_anchors(frame, wings)
+        pixels = self._pixels(frame, both, error, seen)
+        mean = refit(pixels, common_plane(present), half, self._reach(frame, both, half))
         old = resampled(present, mean.oversample, half)
-        new = fit_variation(pixels, old, mean, reach, variations(self.variation, shape, self.max_order))
+        pixels = self._pixels(frame, stars, error, frame.fit_ivar)
+        forms = variations(self.variation, shape, self.max_order)
+        new = fit_variation(pixels, old, mean, self._reach(frame, stars, half), forms)
         if share < 1:
             new = mixed(old, new, share)
         total = float(common_plane(new).cube.sum() / new.oversample**2)
@@ -285,24 +326,32 @@ class EmpiricalPsf:
         assert frame.given_psf is not None
         shape = frame.exposure.shape
         library, old = on_image(frame.given_psf, shape), on_image(frame.psf, shape)
-        reach = np.minimum(2.0 * frame.half_sizes(stars.flux), library.radius)
-        forms = corrections(library, shape, self.max_order)
-        new = fit_variation(self._pixels(frame, stars), old, library, reach, forms)
+        reach = self._reach(frame, stars, library.radius)
+        pixels = self._pixels(frame, stars, self._core_error(frame, stars), frame.fit_ivar)
+        new = fit_variation(pixels, old, library, reach, corrections(library, shape, self.max_order))
         return mixed(old, new, share), 1.0, (0.0, 0.0)
 
-    def _pixels(self, frame: Frame, stars: Sources) -> StarPixels:
-        """Return the stars and the image around them."""
-        error = max(core_error(frame, stars), self.least_error)
+    def _core_error(self, frame: Frame, stars: Sources) -> float:
+        """Return how well the PSF of the stars is known (fraction)."""
+        return max(core_error(frame, stars), self.least_error)
+
+    def _pixels(self, frame: Frame, stars: Sources, error: float, ivar: Image) -> StarPixels:
+        """Return stars with the image around them and its weights, their PSF known to `error` (fraction)."""
         return StarPixels(
             stars.x,
             stars.y,
             stars.flux,
             frame.model,
             frame.resid,
-            frame.fit_ivar,
+            ivar,
             error,
             self.neighbour_error,
         )
+
+    @staticmethod
+    def _reach(frame: Frame, stars: Sources, half: int) -> NDArray[np.float64]:
+        """Return how far out each star tells about the PSF (pix), at most `half`."""
+        return np.asarray(np.minimum(2.0 * frame.half_sizes(stars.flux), half), np.float64)
 
     def _half_width(self, frame: Frame, stars: Sources) -> int:
         """Return how far out the brightest star must be rendered (pix), not below that of the present PSF."""
@@ -323,6 +372,26 @@ class FixedPsf:
         return frames, sources
 
 
+def without_anchors(frame: Frame, wings: Sources) -> Image:
+    """Return the inverse variance of a frame, 0 round saturated stars on the pixels that their fluxes come from.
+
+    There the PSF belongs to the other stars. A star whose pixels had a say in both its flux and the PSF below them
+    would hold on to any flux: too faint a star with too high a wing looks the same.
+    """
+    ivar, (ny, nx) = frame.fit_ivar.copy(), frame.exposure.shape
+    for x, y, half in zip(wings.x, wings.y, frame.half_sizes(wings.flux), strict=True):
+        rows = slice(max(int(y) - half, 0), min(int(y) + half + 1, ny))
+        cols = slice(max(int(x) - half, 0), min(int(x) + half + 1, nx))
+        yy, xx = np.mgrid[rows, cols]
+        radius = np.hypot(xx - x, yy - y)
+        information = np.square(frame.model[rows, cols], dtype=np.float64) * frame.fit_ivar[rows, cols]
+        order = np.argsort(radius, axis=None)
+        gained = np.cumsum(information.ravel()[order])
+        edge = radius.ravel()[order][np.searchsorted(gained, ANCHOR * gained[-1])]
+        ivar[rows, cols][radius <= edge] = 0
+    return ivar
+
+
 def change_of(old: EPSF, new: EPSF) -> float:
     """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM, where it changed most."""
     size = 2 * int(np.ceil(6 * new.fwhm)) + 1
@@ -332,6 +401,27 @@ def change_of(old: EPSF, new: EPSF) -> float:
         for x, y in places[:: max(len(places) // 4, 1)]
     ]
     return float(np.max(moved))
+
+
+def wing_change(frame: Frame, new: EPSF, wings: Sources) -> float:
+    """Return the largest change of a ring of the brightest star of `wings` under the PSF `new` (sigma of a pixel).
+
+    The rings are one FWHM wide and begin where `change_of` sees next to nothing.
+    """
+    if not len(wings):
+        return 0.0
+    star = wings.take(np.array([np.argmax(wings.flux)]))
+    size = 2 * int(min(frame.half_sizes(star.flux)[0], new.support, frame.psf.support)) + 1
+    x, y, flux = float(star.x[0]), float(star.y[0]), float(star.flux[0])
+    before, after = (psf.at(x, y).native(size) * flux for psf in (frame.psf, new))
+    noise = np.sqrt(frame.noise**2 + np.maximum(after, 0) / frame.exposure.gain)
+    grid = np.arange(size) - size // 2
+    ring = (np.hypot(*np.meshgrid(grid, grid)) / new.fwhm).astype(int)
+    ring[ring < INNERMOST] = 0
+    moved = np.bincount(ring.ravel(), ((after - before) / noise).ravel()) / np.maximum(
+        np.bincount(ring.ravel()), 1
+    )
+    return float(np.max(np.abs(moved[INNERMOST:]), initial=0.0))
 
 
 def core_error(frame: Frame, stars: Sources) -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Settled:
-    """Stop when a pass hardly changes the list and the width of the PSF, within a least and a most number."""
+    """Stop when a pass hardly changes the list and the width and wings of the PSF, within a least and a most number."""
 
     kind: Literal["settled"] = "settled"
     min_passes: int = Field(default=4, ge=1, description="passes that are always made")
@@ -39,13 +39,14 @@ class Settled:
             return "max_passes"
         gained = abs(stats.n_new - sum(stats.n_removed.values()))
         is_still = gained <= self.new_fraction * stats.n_sources and stats.fwhm_change <= self.fwhm_change
+        is_still &= stats.psf_quality is None or stats.psf_quality.wings_are_still
         if state.pass_no + 1 >= self.min_passes and is_still:
             return "settled"
         return None
 
 
 STOP_REASONS = {
-    "settled": "hardly any new sources were found, and the width of the PSF hardly changed",
+    "settled": "hardly any new sources were found, and width and wings of the PSF hardly changed",
     "max_passes": "the largest number of passes was reached (raise stop.max_passes if chi still falls)",
     "too_many_sources": "the list grew beyond stop.max_sources",
     "memory_ceiling": "the process comes near tiles.memory_mb (raise it, or fit parts of the image)",

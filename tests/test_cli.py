@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 import crowdfit
 from crowdfit import console
-from crowdfit.catalog import COLUMNS
+from crowdfit.catalog import COLUMNS, SEGMENT_COLUMNS
 from crowdfit.cli import Format, app, main
 from crowdfit.config import Output, load_config, shipped
 from crowdfit.config_schema import allowed
 from crowdfit.errors import InputError
-from crowdfit.flags import SOURCE_FLAGS
+from crowdfit.flags import APERTURE_FLAGS, SOURCE_FLAGS
 from crowdfit.io.run_record import read_record
 from crowdfit.job import DONE, FAILED, INTERRUPTED, REFUSED
 from crowdfit.simulate import Scene, simulate
@@ -497,8 +497,16 @@ def test_columns_and_flags_print_the_tables_of_the_code(capsys: pytest.CaptureFi
     assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == [c.name for c in COLUMNS]
     assert all(column.text in out and column.ucd in out for column in COLUMNS)
     assert main(["flags"]) == DONE
-    lines = capsys.readouterr().out.splitlines()[1:]
-    assert [line.split()[:2] for line in lines] == [[str(flag.value), flag.name] for flag in SOURCE_FLAGS]
+    blocks = capsys.readouterr().out.split("\n\nin aper_flags:\n")
+    for block, table in zip(blocks, (SOURCE_FLAGS, APERTURE_FLAGS), strict=True):
+        lines = block.splitlines()[1:]
+        assert [line.split()[:2] for line in lines] == [[str(flag.value), flag.name] for flag in table]
+    assert main(["columns", "--segments"]) == DONE
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == [
+        c.name for c in SEGMENT_COLUMNS
+    ]
+    assert main(["columns", "--segments", "--average"]) == REFUSED
 
 
 def test_formats_are_those_of_the_configuration():

@@ -30,7 +30,9 @@ def catalog(unit="MJy/sr", n=6, metadata=None):
     rng = np.random.default_rng(0)
     exposure = Exposure.of(rng.normal(0, 1, (20, 20)), np.ones((20, 20)), np.full((20, 20), 2**31), unit=unit)
     columns = {
-        entry.name: np.arange(n) if entry.dtype[0] in "iu" else rng.normal(5, 3, n)
+        entry.name.replace("<r>", "2fwhm").replace("<p>", "50"): np.arange(n)
+        if entry.dtype[0] in "iu"
+        else rng.normal(5, 3, n)
         for entry in COLUMNS
         if entry.name not in ("ra", "dec")
     }

@@ -11,7 +11,6 @@ from dataclasses import dataclass as plain
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
-from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -350,6 +349,8 @@ def pixels(unit: Unit, frame: Frame, key: str) -> float:
             raise InputError(
                 f"{frame.exposure.name}: {key} is 'arcsec', but the image has no WCS; give radii in pix or fwhm"
             )
+        from astropy.wcs.utils import proj_plane_pixel_scales  # noqa: PLC0415 - coordinates are slow to import
+
         scales = 3600 * np.asarray(proj_plane_pixel_scales(frame.exposure.wcs.celestial))
         return float(1 / np.sqrt(scales[0] * scales[1]))
     return float(frame.psf.fwhm) if unit == "fwhm" else 1.0

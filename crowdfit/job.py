@@ -14,12 +14,12 @@ from crowdfit import console
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
     from crowdfit.config import Config, Output
     from crowdfit.detectors.destripe import Destripe
     from crowdfit.exposure import Exposure
     from crowdfit.io.positions import Positions
     from crowdfit.loop import State
+    from crowdfit.result import FitResult
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from crowdfit.render import render
 from crowdfit.simulate import DQ_BAD, DQ_SATURATED, write_field
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
+    from crowdfit.result import FitResult
 
 __all__ = ["Copy", "Likeness", "LuminosityFunction", "luminosity_function", "read_likeness", "simulate_like"]
 

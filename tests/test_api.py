@@ -151,7 +151,7 @@ class TestSettings:
 
     def test_log_has_a_line_a_pass(self, field, caplog):
         """P012: INFO, with the numbers of the pass."""
-        with caplog.at_level(logging.INFO, "crowdfit.api"):
+        with caplog.at_level(logging.INFO, "crowdfit.run"):
             result = fit_image(field.exposure, psf=field.psf, **QUICK)
         lines = [r.getMessage() for r in caplog.records if r.name == "crowdfit.api"]
         assert len(lines) == 3
@@ -173,7 +173,7 @@ class TestSettings:
     )
     def test_memory_ceiling_without_memory(self, field, monkeypatch, caplog, ceiling, known, says):
         """P016: on a system that does not tell how much is used, the log says once that the ceiling does nothing."""
-        monkeypatch.setattr("crowdfit.api.peak_mb", lambda: 300.0 if known else np.nan)
+        monkeypatch.setattr("crowdfit.run.peak_mb", lambda: 300.0 if known else np.nan)
         with caplog.at_level(logging.WARNING):
             fit_image(field.exposure, psf=field.psf, tiles__memory_mb=ceiling, **QUICK)
         assert sum("tiles.memory_mb: 1e+09 does nothing" in r.getMessage() for r in caplog.records) == says
@@ -252,7 +252,7 @@ class TestResume:
 
     def test_from_the_beginning_where_there_is_no_pass(self, field, tmp_path, caplog):
         path = tmp_path / "run.h5"
-        with caplog.at_level(logging.INFO, "crowdfit.api"):
+        with caplog.at_level(logging.INFO, "crowdfit.run"):
             fit_image(field.exposure, psf=field.psf, record=path, resume=True, **QUICK)
         assert f"no pass in {path} yet; the fit starts from the beginning" in caplog.text
         assert list(read_record(path)) == [0, 1, 2]

@@ -477,7 +477,7 @@ class TestInterrupt:
         def interrupted(*args, **kwargs):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("crowdfit.api.iterate", interrupted)
+        monkeypatch.setattr("crowdfit.run.iterate", interrupted)
         assert main(["fit", *map(str, paths), "-o", str(tmp_path / "out")]) == INTERRUPTED
         assert "b.fits" not in capsys.readouterr().err
 
@@ -500,7 +500,7 @@ def test_out_of_memory_is_one_line(run, tmp_path, field, monkeypatch):
     def exhausted(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr("crowdfit.api.iterate", exhausted)
+    monkeypatch.setattr("crowdfit.run.iterate", exhausted)
     status, said, _ = run(simple(tmp_path / "f.fits", field))
     assert status == 1
     assert said == ["crowdfit: error: out of memory"]

@@ -18,7 +18,6 @@ from matplotlib.colors import to_rgb
 from PIL import Image as Pillow
 
 from crowdfit import flags
-from crowdfit.api import FitResult
 from crowdfit.config import load_config
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
@@ -36,6 +35,7 @@ from crowdfit.report.panel import ORANGE, palette
 from crowdfit.report.pixels import Planes
 from crowdfit.report.psf import psf_pictures, shape_text
 from crowdfit.report.sheet import around
+from crowdfit.result import FitResult
 from crowdfit.sources import Sources
 from tests.files import write_planes
 

@@ -276,7 +276,7 @@ def test_interrupt_of_a_resumed_run(image, finished, monkeypatch, capsys):
     def interrupt(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crowdfit.api.finish", interrupt)
+    monkeypatch.setattr("crowdfit.run.finish", interrupt)
     assert fit(image, finished, "--resume", "-q") == INTERRUPTED
     said = capsys.readouterr().err
     assert said.startswith(

@@ -14,8 +14,8 @@ from crowdfit.io.formats import check_formats
 from crowdfit.io.hdus import file_stem
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
     from crowdfit.exposure import Exposure
+    from crowdfit.result import FitResult
 
 __all__ = ["check_output", "image_header", "product_path", "write_fit_image", "write_products"]
 

@@ -16,8 +16,8 @@ from crowdfit.stages.stop import STOP_REASONS
 from crowdfit.world import pixel_to_sky
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
     from crowdfit.loop import PassStats
+    from crowdfit.result import FitResult
 
 NOTHING = "\N{EN DASH}"
 

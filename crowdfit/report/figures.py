@@ -9,7 +9,7 @@ from crowdfit.report.pixels import Planes
 from crowdfit.stages.detect import significance
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
+    from crowdfit.result import FitResult
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from crowdfit.io.atomic import atomic_path
 from crowdfit.report import canvas, facts, figures
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
+    from crowdfit.result import FitResult
 
 log = logging.getLogger(__name__)
 

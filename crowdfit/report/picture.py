@@ -21,7 +21,7 @@ from crowdfit.report.pixels import Planes
 from crowdfit.report.places import Place, box_around
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult
+    from crowdfit.result import FitResult
 
 SIZE = 256
 """Default side of the box (pix)."""

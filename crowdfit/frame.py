@@ -33,7 +33,7 @@ class StampSizes:
     level: float = Field(
         default=0.1, gt=0, description="neglect a star where it is fainter than this, in sigma of a pixel"
     )
-    smallest: float = Field(default=2.0, gt=0, description="least half width of a stamp, in FWHM")
+    smallest: float = Field(default=2.0, gt=0, le=100, description="least half width of a stamp, in FWHM")
 
     def half(self, psf: EPSF, flux: NDArray[Any], noise: float) -> NDArray[np.int64]:
         """Return half widths (pix) for stars of the given fluxes on pixels with the given noise."""

@@ -180,7 +180,7 @@ def test_page_says_what_was_fitted_and_how_it_ended(page):
     """File name (escaped), size, band, unit, why it ended, time, memory, assumptions (P015, P016)."""
     for words in (
         "field <1>.fits", "160 × 120 pix", "F115W", "electron", "1 min 15 s", "1.23 GB",
-        "The fit ended after 3 passes: hardly any new sources were found, and the width of the PSF "
+        "The fit ended after 3 passes: hardly any new sources were found, and width and wings of the PSF "
         "hardly changed.",
         "noise from sky, gain and read noise", "DQ: every non-zero value is masked", "0f0f0f",
     ):  # fmt: skip

@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pytest
 from astropy.io import fits
+from pydantic import ValidationError
 
 from crowdfit.errors import InputError
+from crowdfit.frame import StampSizes
 from crowdfit.io.fits import read_exposure
 from crowdfit.psf.readers import read_psf
 from crowdfit.unreadable import UNREADABLE, endless_card, reason_of
@@ -115,3 +117,8 @@ def test_walk_ends(raw):
         stream = io.BytesIO(content)
         assert endless_card(stream) == ""
         assert stream.tell() == 0
+
+
+def test_stamps_larger_than_anything():
+    with pytest.raises(ValidationError, match="smallest"):
+        StampSizes(smallest=np.inf)

@@ -291,6 +291,10 @@ class EPSF:
 
         A PSF that varies moves by the same step everywhere: what it moves by from place to place is its own.
         """
+        if not np.isfinite(self.fwhm):
+            raise InputError(
+                "psf: it has no width, so it is none; its values should fall from the middle outwards"
+            )
         x, y = self.centroid()
         step = (0.0, -y * self.oversample, -x * self.oversample)
         moved = shift(self.cube, step, order=3, mode="constant") if np.hypot(x, y) > 1e-5 else self.cube

@@ -16,6 +16,8 @@ MOST = 200
 CHANCE = 1.6
 """A median scatters by 1.2 over the root of the number of independent values, of which a ring of radius r FWHM has
 about 2 r + 1 for each two of its FWHM; this is two sigma of that."""
+INNERMOST = 2
+"""Rings from so many FWHM on; further in the score test itself knows the error of the model."""
 LEAST_REACH = 5.0
 """Stars whose wings drown in noise within so many FWHM have none to speak of."""
 
@@ -45,6 +47,7 @@ def ring_excess(frame: Frame, sources: Sources, signif: Image) -> Image:
         scatter = ring_medians(np.abs(signif[rows, cols]), good[rows, cols], ring, n)
         chance = 1 + CHANCE / np.sqrt(2 * np.arange(n) + 1)
         around = np.append(np.maximum(scatter / (max(field, 1e-9) * chance), 1), 1.0)
+        around[:INNERMOST] = 1  # one neighbour fills half of so small a ring
         here = np.asarray(around[np.minimum(ring, len(around) - 1)], np.float32)
         np.maximum(excess[rows, cols], here, out=excess[rows, cols])
     return excess

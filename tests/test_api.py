@@ -153,7 +153,7 @@ class TestSettings:
         """P012: INFO, with the numbers of the pass."""
         with caplog.at_level(logging.INFO, "crowdfit.run"):
             result = fit_image(field.exposure, psf=field.psf, **QUICK)
-        lines = [r.getMessage() for r in caplog.records if r.name == "crowdfit.api"]
+        lines = [r.getMessage() for r in caplog.records if r.name == "crowdfit.run"]
         assert len(lines) == 3
         assert lines[-1].startswith(f"pass 2: {result.history[-1].n_sources} sources")
 

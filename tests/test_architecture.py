@@ -52,7 +52,7 @@ LAYERS = (
         "match",
     ),
     ("api", "extended", "provenance", "result", "run", "start"),
-    ("job", "cli", "cli_options", "cli_calibrate", "cli_photometry", "console", "__main__"),
+    ("job", "cli", "commands", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.
 

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import crowdfit
 from crowdfit import console
 from crowdfit.catalog import COLUMNS, SEGMENT_COLUMNS
-from crowdfit.cli import Format, app, main
+from crowdfit.cli import app, main
+from crowdfit.commands.options import Format
 from crowdfit.config import Output, load_config, shipped
 from crowdfit.config_schema import allowed
 from crowdfit.errors import InputError

@@ -6,7 +6,7 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 
 from crowdfit.cli import main
-from crowdfit.cli_photometry import list_settings
+from crowdfit.commands.photometry import list_settings
 from crowdfit.config import load_config
 from crowdfit.job import DONE, REFUSED
 from crowdfit.simulate import named_scene, simulate

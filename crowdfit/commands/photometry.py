@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from crowdfit import console
-from crowdfit.cli_options import ConfigName, Format, Quiet, Settings, Threads, Verbose
+from crowdfit.commands.options import ConfigName, Format, Quiet, Settings, Threads, Verbose
 from crowdfit.job import Job, prepare
 
 FORCED = "forced"

@@ -143,7 +143,7 @@ def kernel_loads(field: Path) -> dict[str, list[float]]:
     def stop(_state: object) -> None:
         raise EnoughError
 
-    with mock.patch.object(FunctionCache, "load_overload", timed), _filtering("crowdfit.api", follow):
+    with mock.patch.object(FunctionCache, "load_overload", timed), _filtering("crowdfit.run", follow):
         try:
             crowdfit.fit_image(field, progress=stop)
         except EnoughError:

@@ -65,7 +65,8 @@ def seen(field, data, **options):
     result = fit_image(data, err, input__gain=SCENE.gain, input__err_holds="sky", **options)
     table, truth = result.catalog, field.truth
     x, y, flux = (np.asarray(getattr(table[key], "value", table[key])) for key in ("x", "y", "flux"))
-    snr = np.asarray(table["snr"])
+    # as if alone: the errors of a swarm know of each other
+    snr = np.asarray(table["flux"] / table["flux_err_isolated"])
     star_x, star_y, star_flux = (np.asarray(truth[key]) for key in ("x", "y", "flux"))
     near = cKDTree(np.c_[star_x, star_y]).query_ball_point(np.c_[x, y], 0.75 * SCENE.fwhm)
     is_true = np.array([any(star_flux[j] > 0.5 * flux[i] for j in near[i]) for i in range(len(x))], bool)

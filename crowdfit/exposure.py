@@ -111,7 +111,7 @@ class Exposure:
                 f"{name}: no usable pixel (all are NaN, masked, or have err <= 0); "
                 "check the ERR and DQ planes, or the dq policy in `input.dq`"
             )
-        electrons = gain / np.sqrt(np.median(weights[good], overwrite_input=True))
+        electrons = gain / float(np.sqrt(np.median(weights[good], overwrite_input=True)))
         if electrons < LEAST_NOISE:
             raise InputError(
                 f"{name}: a gain of {gain:g} electrons per image unit makes the noise {electrons:.2g} electrons per "

@@ -119,6 +119,11 @@ def test_gain_must_be_positive(gain):
         Exposure.of(image(), np.ones(SHAPE), gain=gain)
 
 
+def test_gain_that_leaves_no_photon_noise():
+    exposure = Exposure.of(image(), np.ones(SHAPE), gain=1e300)
+    np.testing.assert_array_equal(exposure.fit_ivar(exposure.data), exposure.ivar)
+
+
 def test_nothing_to_fit():
     with pytest.raises(InputError, match="no usable pixel"):
         Exposure.of(image(), np.zeros(SHAPE))

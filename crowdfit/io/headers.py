@@ -33,8 +33,8 @@ KEPT_KEYS: Final = (
 )  # fmt: skip
 """Carried into the metadata of the products when present."""
 
-ABSURD: Final = 1e18
-"""No gain, noise, level or time is as large (electrons, image unit, s)."""
+ABSURD: Final = 1e100
+"""No gain, noise, level or time is as large, whatever the unit of the image."""
 
 _SPELLINGS: Final = {
     "counts": "ct", "count": "ct", "cts": "ct", "dn": "adu", "adu": "adu", "adus": "adu",

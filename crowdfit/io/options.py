@@ -14,8 +14,7 @@ __all__ = ["Box", "InputOptions"]
 Extension = str | Annotated[StrictInt, Field(ge=0)] | None
 """EXTNAME or number of an extension; None looks for the usual names."""
 
-Positive = Annotated[float, Field(gt=0, lt=1e18)]
-"""Single precision holds the square of such a number."""
+Positive = Annotated[float, Field(gt=0, lt=1e100)]
 
 PixelNumber = Annotated[StrictInt, Field(ge=0)]
 
@@ -89,10 +88,10 @@ class InputOptions:
         default=None,
         description="electrons per image unit; unset: from the header where it fits the image unit",
     )
-    rdnoise: Annotated[float, Field(ge=0, lt=1e18)] | None = Field(
+    rdnoise: Annotated[float, Field(ge=0, lt=1e100)] | None = Field(
         default=None, description="read noise in electrons; unset: from the header"
     )
-    saturate: Positive | None = Field(
+    saturate: Annotated[float, Field(gt=0, lt=1e18)] | None = Field(
         default=None,
         description="pixels at or above this many image units are saturated; unset: from the header",
     )

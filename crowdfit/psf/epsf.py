@@ -298,8 +298,8 @@ class EPSF:
         """
         if not np.isfinite(self.fwhm):
             raise InputError(
-                f"{name}: the PSF has no width, since nothing is positive around its middle; its values should fall from "
-                "there outwards"
+                f"{name}: the PSF has no width, since nothing is positive around its middle; its values should fall "
+                "from there outwards"
             )
 
     def recentred(self) -> tuple["EPSF", tuple[float, float]]:

@@ -12,7 +12,7 @@ from crowdfit.config import Config, load_config, override
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
-from crowdfit.io.positions import Positions, check_positions
+from crowdfit.io.positions import Positions, check_fluxes, check_positions
 from crowdfit.io.run_record import Head
 from crowdfit.loop import State
 from crowdfit.provenance import checksums, find_record
@@ -153,7 +153,9 @@ def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, expo
         return Sources.empty()
     given = (positions.x, positions.y, positions.flux) if isinstance(positions, Sources) else positions
     x, y, *rest = (np.atleast_1d(np.asarray(part, np.float64)) for part in given if part is not None)
-    flux = np.nan_to_num(rest[0]) if rest else None
+    flux = np.where(np.isnan(rest[0]), 0.0, rest[0]) if rest else None
     check_positions(Positions(x, y, flux), exposure.shape, "positions")
+    if flux is not None:
+        check_fluxes(flux, exposure.noise, "positions")
     stars = Sources.at(x, y, flux)
     return stars.flagged("forced", np.ones(len(stars), bool))

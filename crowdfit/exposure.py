@@ -21,6 +21,10 @@ Mask = NDArray[np.bool_]
 
 LEAST_NOISE = 1e-6
 """A pixel with a noise of fewer electrons is one with a wrong gain."""
+ABSURD_SNR = 1e12
+"""A pixel of so many sigma is no measurement: single precision has digits for a millionth of it."""
+ABSURD_WEIGHT = 1e12
+"""Nor has a pixel so many times the typical inverse variance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +81,9 @@ class Exposure:
         Parameters
         ----------
         data, ivar, dq, saturated : ndarray (ny, nx)
-            Any real dtype and byte order. Pixels that are not finite in `data` or `ivar`, or have
-            `ivar` <= 0, are not used. `dq` is carried along but masks nothing here.
+            Any real dtype and byte order. Pixels that are not finite in `data` or `ivar`, have `ivar` <= 0, or are
+            out of all proportion (`ABSURD_SNR`, `ABSURD_WEIGHT`), are not used. `dq` is carried along but masks
+            nothing here.
         gain : float
             Electrons per image unit.
         **facts
@@ -106,12 +111,13 @@ class Exposure:
             values = data.astype(np.float32)
             weights = np.asarray(ivar).astype(np.float32)
         good = np.isfinite(values) & np.isfinite(weights) & (weights > 0)
+        good &= _is_in_proportion(values, weights, good)
         if not good.any():
             raise InputError(
                 f"{name}: no usable pixel (all are NaN, masked, or have err <= 0); "
                 "check the ERR and DQ planes, or the dq policy in `input.dq`"
             )
-        electrons = gain / np.sqrt(np.median(weights[good], overwrite_input=True))
+        electrons = gain / float(np.sqrt(np.median(weights[good], overwrite_input=True)))
         if electrons < LEAST_NOISE:
             raise InputError(
                 f"{name}: a gain of {gain:g} electrons per image unit makes the noise {electrons:.2g} electrons per "
@@ -160,6 +166,15 @@ class Exposure:
             return self.ivar
         photons = np.maximum(model, np.float32(0)) * np.float32(1 / self.gain)
         return self.ivar / (1 + self.ivar * photons)
+
+
+def _is_in_proportion(values: Image, weights: Image, good: Mask) -> Mask:
+    """Return which pixels have a value and an inverse variance that a detector may give (ny, nx)."""
+    typical = float(np.median(weights[good], overwrite_input=True)) if good.any() else 1.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        snr = np.sqrt(weights)
+        snr *= values
+        return (np.abs(snr, out=snr) < ABSURD_SNR) & (weights < typical * ABSURD_WEIGHT)
 
 
 def check_image(data: NDArray[Any], name: str) -> None:

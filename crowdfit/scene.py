@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -20,7 +19,8 @@ from pydantic.dataclasses import dataclass
 from crowdfit.errors import ConfigError
 from crowdfit.stages.base import STRICT
 
-REAL: Final = ConfigDict(**STRICT, allow_inf_nan=False)
+MOST_STARS: Final = 100
+"""More stars for each pixel are sky."""
 
 
 def _no_bool(value: Any) -> Any:
@@ -34,7 +34,7 @@ Whole = Annotated[int, BeforeValidator(_no_bool)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
 
 
-@dataclass(frozen=True, kw_only=True, config=REAL)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Cluster:
     """A star cluster with the surface density of King (1962, AJ 67, 471), or of Elson et al. (1987, ApJ 323, 54).
 
@@ -52,7 +52,7 @@ class Cluster:
     )
 
 
-@dataclass(frozen=True, kw_only=True, config=REAL)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Scene:
     """What is simulated. Fluxes and sky are in image units; `gain` converts them to electrons."""
 
@@ -103,6 +103,9 @@ class Scene:
     def _is_consistent(self) -> "Scene":
         if self.flux_max <= self.flux_min:
             raise ValueError(f"flux_max ({self.flux_max:g}) must be larger than flux_min ({self.flux_min:g})")
+        most, wanted = MOST_STARS * self.ny * self.nx, self.n_stars + sum(c.n_stars for c in self.clusters)
+        if wanted > most:
+            raise ValueError(f"n_stars ({wanted}) must be at most {most}, {MOST_STARS} for each pixel")
         if self.sky == 0 and self.read_noise == 0:
             raise ValueError("sky and read_noise are both 0: pixels would have no noise")
         if (self.psf == "file") != (self.psf_file is not None):

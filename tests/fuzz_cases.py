@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +31,20 @@ class Case(NamedTuple):
 
 def make(seed: int, number: int, folder: Path) -> Case:
     """Write the files of a case into a folder and return its command."""
-    rng = np.random.default_rng([seed, number])
-    story: list[str] = []
-    maker = MAKERS[rng.choice(len(MAKERS), p=np.array(SHARES) / sum(SHARES))]
-    story.append(maker.__name__)
+    maker, rng = chosen_maker(seed, number)
+    story = [maker.__name__]
     return Case(maker(rng, folder, story), story)
+
+
+def chosen_maker(seed: int, number: int) -> tuple["Maker", Rng]:
+    """Return what makes a case, and the generator with which it goes on."""
+    rng = np.random.default_rng([seed, number])
+    return MAKERS[rng.choice(len(MAKERS), p=np.array(SHARES) / sum(SHARES))], rng
+
+
+def numbers_of(maker: "Maker", seed: int, n: int) -> list[int]:
+    """Return the first `n` numbers of a seed whose cases are of one kind."""
+    return list(islice((k for k in count() if chosen_maker(seed, k)[0] is maker), n))
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -554,7 +564,8 @@ def simulating(rng: Rng, folder: Path, story: list[str]) -> list[str]:
     return ["simulate", str(folder / "s.fits"), *small, "--set", f"{key}={value}"]
 
 
-MAKERS = (
+Maker = Callable[[Rng, Path, list[str]], list[str]]
+MAKERS: tuple[Maker, ...] = (
     image,
     damaged,
     settings,

@@ -381,6 +381,11 @@ class TestForced:
             (([500.0], [40.0]), "positions: all 1 positions lie outside"),
             (([], []), "positions: the list is empty"),
             (([np.nan], [40.0]), "positions: all 1 positions"),
+            (
+                ([50.0, 60.0], [40.0, 40.0], [5.0, np.inf]),
+                r"positions: 1 of 2 fluxes are out of range, first inf in row 2",
+            ),
+            (([50.0], [40.0], [-1e30]), r"positions: 1 of 1 fluxes are out of range, first -1e\+30 in row 1"),
         ],
     )
     def test_refused(self, field, positions, match):

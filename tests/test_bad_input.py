@@ -189,13 +189,14 @@ class TestOtherFiles:
             (np.ones((10, 10)), r"p\.fits: psf: shape \(10, 10\) is refused; .*odd sizes"),
             (-np.ones((11, 11)), r"p\.fits: psf: the sum is -121; it must be positive"),
             (np.full((11, 11), np.nan), r"p\.fits: psf: .*NaN"),
+            (np.eye(1, 41 * 41).reshape(41, 41), r"p\.fits: the PSF has no width, .*around its middle"),
             (np.ones((4, 11, 11)), r"p\.fits: psf: shape \(4, 11, 11\)"),
             (
                 moffat(3.0, radius=45, oversample=1).cube[0],
                 r"p\.fits: 91 px on a side is larger than the image field .*cut the PSF.*psf\.oversample",
             ),
         ],
-        ids=["even", "negative", "nan", "3-D", "large"],
+        ids=["even", "negative", "nan", "no width", "3-D", "large"],
     )
     def test_psf(self, refused, image, tmp_path, table, pattern):
         psf = simple(tmp_path / "p.fits", np.asarray(table, np.float32))

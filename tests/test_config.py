@@ -234,6 +234,13 @@ def test_one_number_is_a_schedule(value: str):
     assert load_config(None, [f"detect.nsigma={value}"]).detect.nsigma == (4.0,)
 
 
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+@pytest.mark.parametrize("key", ["psf_update.max_radius", "stamps.smallest", "solve.shift_sigma", "measure.window"])
+def test_numbers_are_finite(key: str, value: str):
+    with pytest.raises(ConfigError, match=rf"{key}: \{value} is not a number"):
+        load_config(None, [f"{key}={value}"])
+
+
 @pytest.mark.parametrize("value", ["true", "[]", "null", "high"])
 def test_what_is_no_schedule_is_refused(value: str):
     with pytest.raises(ConfigError, match=r"detect\.nsigma: .* is not a list"):

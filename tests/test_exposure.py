@@ -29,6 +29,18 @@ def test_types_and_unusable_pixels():
     assert exposure.shape == SHAPE
 
 
+@pytest.mark.parametrize(("value", "weight"), [(2e12, 1.0), (-1e17, 1.0), (3.0, 2e12), (1e3, 1e30)])
+def test_pixels_out_of_proportion_are_not_used(value, weight):
+    """Their squares overflow single precision, and one such weight would decide the fit alone."""
+    data, ivar = image(), np.ones(SHAPE)
+    data[2, 3], ivar[2, 3] = value, weight
+    exposure = Exposure.of(data, ivar)
+    assert np.argwhere(~exposure.good).tolist() == [[2, 3]]
+    assert exposure.data[2, 3] == 0
+    data[2, 3], ivar[2, 3] = 1e11, 1e-30
+    assert Exposure.of(data, ivar).good.all()
+
+
 def test_input_arrays_are_not_changed():
     data, ivar = image(), np.full(SHAPE, 2.0)
     data[0, 0] = np.nan
@@ -105,6 +117,11 @@ def test_shapes_must_agree(plane):
 def test_gain_must_be_positive(gain):
     with pytest.raises(InputError, match="gain is"):
         Exposure.of(image(), np.ones(SHAPE), gain=gain)
+
+
+def test_gain_that_leaves_no_photon_noise():
+    exposure = Exposure.of(image(), np.ones(SHAPE), gain=1e300)
+    np.testing.assert_array_equal(exposure.fit_ivar(exposure.data), exposure.ivar)
 
 
 def test_nothing_to_fit():

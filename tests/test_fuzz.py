@@ -6,19 +6,21 @@ import pytest
 from crowdfit.job import DONE, REFUSED
 from tests import fuzz, fuzz_cases
 
-GROUP = 12
+OF_EACH = 6
+"""So many cases of every kind, in one process that has compiled and imported everything."""
 
 
 @pytest.mark.filterwarnings("default")  # `run` looks at what would be seen on the terminal
-@pytest.mark.parametrize("first", range(0, 10 * GROUP, GROUP))
-def test_sample(tmp_path, first):
+@pytest.mark.parametrize("maker", fuzz_cases.MAKERS, ids=lambda maker: maker.__name__)
+def test_sample(tmp_path, maker):
     """Status 0 or 2, one clear line, no traceback, no warning of numpy, nothing half written, no hang, no flood."""
     ended = set()
-    for number in range(first, first + GROUP):
+    for number in fuzz_cases.numbers_of(maker, 5, OF_EACH):
         folder = tmp_path / str(number)
         folder.mkdir()
         case, outcome = fuzz.run_number(5, number, folder)
-        # memory is that of the process, and others tests run in it
+        assert case.story[0] == maker.__name__
+        # memory is that of the process, and other tests run in it
         problems = [text for text in outcome.problems if not text.startswith("memory")]
         assert not problems, fuzz_cases.told(case)
         ended.add(outcome.status)

@@ -149,6 +149,7 @@ def test_options_win_over_the_header_and_say_so(tmp_path):
         ({"GAIN": "unknown", "EGAIN": 1.5}, 1.5),
         ({"GAIN": "2.5"}, 2.5),
         ({"GAIN": 0.0}, np.inf),
+        ({"GAIN": 1e300, "EGAIN": 1.5}, 1.5),
     ],
 )
 def test_gain_is_per_image_unit(tmp_path, cards, gain):

@@ -36,6 +36,15 @@ def test_saturation_level_and_growth():
     assert from_header.saturated[full].all()
 
 
+@pytest.mark.parametrize("level", [1e18, 1e39, 1e99, 1e300])
+def test_saturation_level_that_no_pixel_reaches(level):
+    """Single precision cannot hold it, and no warning says so."""
+    exposure = exposure_from_arrays(sky(), header=fits.Header({"SATURATE": level}))
+    assert exposure.good.all()
+    with pytest.raises(ValueError, match="saturate"):
+        InputOptions(saturate=level)
+
+
 def test_header_saturation_in_other_units_is_not_believed():
     """A converter limit beside an image in electrons would mask every bright star."""
     data = sky((100, 100))

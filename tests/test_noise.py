@@ -294,7 +294,7 @@ def test_weights_of_any_size_are_scaled():
         exposure_from_arrays(data, np.full(data.shape, 1e60), options=InputOptions(err_kind="ivar"))
 
 
-@pytest.mark.parametrize("gain", [1e-42, 1e42])
+@pytest.mark.parametrize("gain", [1e-200, 1e-42, 1e42])
 def test_gain_that_does_not_fit_the_image(gain):
     data = np.random.default_rng(0).normal(50, 2, (40, 40))
     with pytest.raises(InputError, match="out of range"):

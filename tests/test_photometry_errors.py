@@ -7,11 +7,13 @@ import pytest
 from scipy.ndimage import convolve1d
 
 from benchmarks.score import match, truth_of, zero_point
+from crowdfit import flags
 from crowdfit.api import fit_image
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, PsfQuality, StampSizes
 from crowdfit.photometry.correlation import Factors
 from crowdfit.photometry.errors import LEAST_ERROR, errors_of, marginal_errors, psf_error, undecided
+from crowdfit.photometry.psf_stats import Measure
 from crowdfit.photometry.unresolved import Limits
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
@@ -107,6 +109,27 @@ def test_right_psf(small_psf):
     assert psf_error(frame, stars.take(np.arange(3))) == LEAST_ERROR
     frame, stars = fitted(small_psf, moffat(2.5, 3.5, radius=14), grid_of_stars(100.0))
     assert psf_error(frame, stars) == LEAST_ERROR
+
+
+def test_hits_are_no_error_of_the_psf(small_psf):
+    """Most of the brightest sources are single hot pixels, flagged when they are measured: errors are of stars."""
+    stars = grid_of_stars(3e4)
+    data = render(small_psf, stars.x, stars.y, stars.flux, SHAPE) + np.random.default_rng(1).normal(size=SHAPE)
+    y, x = (g.ravel().astype(float) for g in np.mgrid[5:160:9, 5:160:18])
+    free = np.hypot(x[:, None] - stars.x, y[:, None] - stars.y).min(axis=1) > 6
+    x, y = x[free], y[free]
+    data[y.astype(int), x.astype(int)] += 2e4
+    both = Sources.at(np.append(stars.x, x), np.append(stars.y, y), np.append(stars.flux, np.full(len(x), 5e4)))
+    frame = frame_of(small_psf, data, both)
+    both = PcgSolve()((frame,), both, shifts=False).sources
+    frame = frame.rendered(both)
+    assert psf_error(frame, both) > 0.1
+    found = Measure()((frame,), both)
+    assert flags.has(found.sources.flags, "misfit").sum() > 50
+    assert np.all(found.columns["flux_err_psf"][: len(stars)] < 10 * LEAST_ERROR * stars.flux)
+    # when all are flagged it is the PSF
+    misfit = both.flagged("misfit", np.ones(len(both), bool))
+    assert psf_error(frame, misfit) == psf_error(frame, both)
 
 
 def test_what_pixels_do_not_sample():

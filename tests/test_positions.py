@@ -10,7 +10,7 @@ from crowdfit.catalog import build_catalog
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.io.formats import FORMATS
-from crowdfit.io.positions import Positions, check_positions, read_positions
+from crowdfit.io.positions import Positions, check_fluxes, check_positions, read_positions
 from crowdfit.io.tables import write_catalog
 from crowdfit.world import pixel_to_sky
 
@@ -55,8 +55,8 @@ def test_flux_is_optional_and_gaps_in_it_are_zero(tmp_path):
     path = tmp_path / "l.csv"
     path.write_text("x,y\n1,2\n3,4\n")
     assert read_positions(path).flux is None
-    path.write_text("x,y,flux\n1,2,\n3,4,5\n")
-    np.testing.assert_array_equal(read_positions(path).flux, [0, 5])
+    path.write_text("x,y,flux\n1,2,\n3,4,5\n5,6,inf\n")
+    np.testing.assert_array_equal(read_positions(path).flux, [0, 5, np.inf])
 
 
 def test_sky_positions(tmp_path, wcs):
@@ -130,6 +130,13 @@ def test_positions_outside_the_image(x, match):
     """P103: a list for another image is refused before it costs an hour."""
     with pytest.raises(InputError, match=match):
         check_positions(Positions(np.array(x), np.full(len(x), 5.0), None), (24, 32))
+
+
+@pytest.mark.parametrize("flux", [np.inf, np.nan, 2.1e12, -2.1e12])
+def test_fluxes_out_of_proportion(flux):
+    check_fluxes(np.array([0.0, -5.0, 1e12]), 2.0)
+    with pytest.raises(InputError, match=r"positions: 1 of 2 fluxes are out of range, first .* in row 2"):
+        check_fluxes(np.array([5.0, flux]), 2.0)
 
 
 def test_positions_on_the_outer_edge_are_inside():

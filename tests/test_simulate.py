@@ -319,6 +319,11 @@ class TestVaryingPsf:
         assert np.allclose(psf.stamp(x, y, 15), here.stamp(x, y, 15), atol=1e-4 * here.cube.max())
 
 
+def test_more_stars_than_memory_holds():
+    with pytest.raises(ConfigError, match=r"n_stars \(2147483648\) must be at most 230400, 100 for each pixel"):
+        named_scene("demo", nx=48, ny=48, n_stars=2**31)
+
+
 REFUSED = {
     "ny": (8, "scene.ny: 8: .*16"),
     "nx": (1e9, "scene.nx: .*16384"),

@@ -24,6 +24,7 @@ from crowdfit.photometry.unresolved import (
     window,
 )
 from crowdfit.psf.analytic import airy, gaussian, moffat
+from crowdfit.psf.epsf import EPSF
 from crowdfit.render import render
 from crowdfit.sources import Sources
 from crowdfit.stages.solve import PcgSolve
@@ -165,6 +166,9 @@ def test_unseen_part_of_the_psf():
     assert unseen_shift(gaussian(1.2)) > 0.02
     # an airy pattern ends at a frequency, and that of 1.95 px there
     assert unseen_shift(airy(1.95)) < 1e-3
+    # a flat table is steep at its rim only
+    assert unseen_shift(EPSF.from_samples(np.ones((3, 3)))) == 0
+    assert unseen_shift(EPSF.from_samples(np.ones((9, 9)), 3)) > 0.02
 
 
 def test_single_limit(small_psf):

@@ -118,6 +118,11 @@ def build_exposure(layers: Layers, options: InputOptions, name: str, wcs: Any = 
         meta=layers.meta | facts.meta,
         notes=tuple(facts.notes),
     )
+    lost = int(np.count_nonzero(mask.usable)) - int(np.count_nonzero(exposure.good))
+    if lost:
+        note = f"{lost} pixels not used ({100 * lost / mask.usable.size:.2g} %): value or error out of all proportion"
+        log.info("%s: %s", layers.label, note)
+        exposure = dataclasses.replace(exposure, notes=(*exposure.notes, note))
     return dataclasses.replace(exposure, name=name)
 
 

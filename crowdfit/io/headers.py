@@ -33,6 +33,9 @@ KEPT_KEYS: Final = (
 )  # fmt: skip
 """Carried into the metadata of the products when present."""
 
+ABSURD: Final = 1e100
+"""No gain, noise, level or time is as large, whatever the unit of the image."""
+
 _SPELLINGS: Final = {
     "counts": "ct", "count": "ct", "cts": "ct", "dn": "adu", "adu": "adu", "adus": "adu",
     "electrons": "electron", "electron": "electron", "e-": "electron", "e": "electron",
@@ -131,7 +134,7 @@ def normalise_unit(bunit: str) -> str | None:
 def _number(
     headers: tuple[fits.Header, ...], keys: tuple[tuple[str, ...], ...], notes: list[str]
 ) -> float | None:
-    """Return the first finite number >= 0 found under `keys`, and note values that are none."""
+    """Return the first number >= 0 that is not absurd found under `keys`, and note values that are none."""
     for group in keys:
         values = [
             _as_number(key, value, notes)
@@ -150,7 +153,7 @@ def _as_number(key: str, value: object, notes: list[str]) -> float | None:
             number = float(value)
         except ValueError:
             number = np.nan
-        if np.isfinite(number) and number >= 0:
+        if 0 <= number < ABSURD:
             return number
     notes.append(f"header {key} = {value!r} ignored: not a number that makes sense")
     return None

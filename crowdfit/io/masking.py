@@ -127,7 +127,7 @@ def _full_wells(data: F32, dq: U32 | None, lost: Mask, facts: Facts, options: In
     """Return saturated pixels, by level or by DQ, grown by `saturate_grow`."""
     level = _saturation_level(data, lost, facts)
     full = np.zeros(data.shape, bool)
-    if level is not None:
+    if level is not None and level < ABSURD:
         with np.errstate(invalid="ignore"):
             # what is flagged and far above the level is a hot pixel or garbage
             full = (data >= level) & (data < ABSURD) & ~(lost & (data > HEADROOM * level))
@@ -144,7 +144,7 @@ def _saturation_level(data: F32, lost: Mask, facts: Facts) -> float | None:
     Then it is in other units than the image: a raw converter limit beside an image in electrons, say.
     """
     level = facts.saturate
-    if not level or facts.saturate_given:
+    if not level or facts.saturate_given or level >= ABSURD:
         return level
     seen = data[~lost]
     above = int(np.count_nonzero(seen > HEADROOM * level))

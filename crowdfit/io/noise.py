@@ -220,7 +220,9 @@ def noise_from_image(data: F32, good: Mask, facts: Facts) -> Noise:
     sky = sky_floor(data, good)
     # a sky within the noise of zero has been subtracted, and its photons can no longer be counted
     if facts.gain and facts.rdnoise is not None and np.median(sky) > measured:
-        variance = np.maximum(sky, 0).astype(np.float64) / facts.gain + (facts.rdnoise / facts.gain) ** 2
+        read = facts.rdnoise / facts.gain
+        # not `read**2`, which raises where it overflows
+        variance = np.maximum(sky, 0).astype(np.float64) / facts.gain + read * read
         text = f"noise: sky level, gain {facts.gain:.4g}, read noise {facts.rdnoise:.4g} electrons (no ERR)"
         return Noise(_where(good, variance), facts.gain, [text])
     gain = facts.gain or np.inf

@@ -14,7 +14,7 @@ __all__ = ["Box", "InputOptions"]
 Extension = str | Annotated[StrictInt, Field(ge=0)] | None
 """EXTNAME or number of an extension; None looks for the usual names."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, lt=1e100)]
 
 PixelNumber = Annotated[StrictInt, Field(ge=0)]
 
@@ -88,17 +88,17 @@ class InputOptions:
         default=None,
         description="electrons per image unit; unset: from the header where it fits the image unit",
     )
-    rdnoise: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+    rdnoise: Annotated[float, Field(ge=0, lt=1e100)] | None = Field(
         default=None, description="read noise in electrons; unset: from the header"
     )
-    saturate: Positive | None = Field(
+    saturate: Annotated[float, Field(gt=0, lt=1e18)] | None = Field(
         default=None,
         description="pixels at or above this many image units are saturated; unset: from the header",
     )
     saturate_grow: Annotated[StrictInt, Field(ge=0, le=50)] = Field(
         default=1, description="pixels by which saturated areas are grown"
     )
-    bad_below: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+    bad_below: Annotated[float, Field(gt=-1e18, lt=1e18)] | None = Field(
         default=None, description="pixels below this many image units are not used; unset: no limit"
     )
     mask_regions: tuple[Box, ...] = Field(

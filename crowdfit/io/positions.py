@@ -13,7 +13,7 @@ from crowdfit.world import sky_to_pixel
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["Positions", "check_positions", "read_positions"]
+__all__ = ["Positions", "check_fluxes", "check_positions", "read_positions"]
 
 F64 = NDArray[np.float64]
 
@@ -21,6 +21,8 @@ PIXEL_NAMES: Final = (("x", "y"), ("xcentroid", "ycentroid"), ("x_0", "y_0"), ("
 SKY_NAMES: Final = (("ra", "dec"), ("raj2000", "dej2000"), ("ra_icrs", "de_icrs"))
 SHOWN: Final = 3
 """So many offending rows are named in a message."""
+ABSURD: Final = 1e12
+"""A flux of more than so many times the noise of a pixel is no star's, and single precision has no digits for it."""
 
 
 class Positions(NamedTuple):
@@ -64,7 +66,7 @@ def read_positions(
             f"{np.flatnonzero(bad)[0] + 1}; remove these rows"
         )
     flux = columns.get("flux")
-    return Positions(x, y, None if flux is None else np.nan_to_num(flux, nan=0.0))
+    return Positions(x, y, None if flux is None else np.where(np.isnan(flux), 0.0, flux))
 
 
 def check_positions(positions: Positions, shape: tuple[int, int], name: str = "positions") -> None:
@@ -104,6 +106,32 @@ def check_positions(positions: Positions, shape: tuple[int, int], name: str = "p
         f"{name}: {how_many} {n} positions lie outside the image of {nx} x {ny} pixels ({shown}); x, y count "
         "from 0, so check the list, its origin and the WCS, or remove these rows"
     )
+
+
+def check_fluxes(flux: F64, noise: float, name: str = "positions") -> None:
+    """Refuse a list with fluxes out of all proportion to an image.
+
+    Parameters
+    ----------
+    flux : ndarray (n,) float64
+        Fluxes (image unit).
+    noise : float
+        Noise of a pixel (image unit).
+    name : str
+        For the message.
+
+    Raises
+    ------
+    InputError
+        If a flux is infinite, or above `ABSURD` times the noise.
+    """
+    rows = np.flatnonzero(~(np.abs(flux) <= ABSURD * noise))
+    if len(rows):
+        raise InputError(
+            f"{name}: {len(rows)} of {len(flux)} fluxes are out of range, first {flux[rows[0]]:g} in row "
+            f"{rows[0] + 1}; with a noise of {noise:.3g} per pixel they must lie within {ABSURD * noise:.3g}: correct them, or leave "
+            "the column out"
+        )
 
 
 def _columns_of(path: Path) -> dict[str, F64]:

@@ -38,6 +38,8 @@ LEAST_STARS = 100
 """With fewer stars above two sigma nothing is known of those below."""
 BRIGHTEST = 50
 """The error of the PSF is measured on so many stars, the brightest that are neither saturated nor cut."""
+LEAST_PSF_STARS = 5
+"""Fewer say nothing about it."""
 CORE = 0.75
 """Half width of the window in which it is measured (FWHM)."""
 BAD_CORES = ("core_masked", "saturated", "edge", "near_mask")
@@ -170,9 +172,12 @@ def psf_error(frame: Frame, sources: Sources) -> float:
     ny, nx = frame.exposure.shape
     row, col = frame.nearest_pixel(sources)
     bad |= (row < half) | (col < half) | (row >= ny - half) | (col >= nx - half)
-    usable = np.flatnonzero(~bad & (sources.flux > 30 * frame.isolated_error(sources.flux)))
+    bad |= ~(sources.flux > 30 * frame.isolated_error(sources.flux))
+    is_star = ~bad & ~flags.has(sources.flags, "misfit")
+    # where next to nothing looks like the PSF it is the PSF that is wrong
+    usable = np.flatnonzero(is_star if np.count_nonzero(is_star) >= LEAST_PSF_STARS else ~bad)
     chosen = usable[np.argsort(-sources.flux[usable], kind="stable")[:BRIGHTEST]]
-    if len(chosen) < 5:
+    if len(chosen) < LEAST_PSF_STARS:
         return LEAST_ERROR
     excess = [_excess(frame, sources, int(i), half) for i in chosen]
     return max(float(np.sqrt(max(np.median(excess), 0.0))), LEAST_ERROR)

@@ -72,6 +72,8 @@ class Measure:
         # the errors first: the statistics keep planes of their own on the frame
         variance = marginal_errors(frame, sources, self.reach * frame.psf.fwhm, self.neighbours)
         stats = self.statistics(frame, sources)
+        # the error of the PSF is that of stars, and flags say which sources are none
+        sources = self._flagged(frame, sources, stats)
         columns: dict[str, NDArray[np.generic]] = {
             "id": sources.id,
             "x": sources.x,
@@ -84,7 +86,6 @@ class Measure:
         columns |= errors_of(frame, sources, variance, factors, limits).columns()
         columns |= {name: stats[:, k] for name, k in _STATS.items()}
         columns["sky"] = frame.sky[frame.nearest_pixel(sources)]
-        sources = self._flagged(frame, sources, stats)
         sources = sources.flagged("undecided", undecided(sources, variance, frame.psf.fwhm))
         return Measured(sources, columns | {"flags": sources.flags}, factors)
 

@@ -146,7 +146,8 @@ def unseen_shift(psf: EPSF) -> float:
     A star moves with the pixel phase at which such an error has hold of it and leaves no residual, so that stars do
     not tell whether that part is right.
     """
-    power = np.abs(np.fft.fft2(psf.cube[0])) ** 2
+    # with the zeros around it: a table that ends abruptly varies there
+    power = np.abs(np.fft.fft2(np.pad(psf.cube[0], psf.oversample))) ** 2
     k = np.fft.fftfreq(len(power), 1 / psf.oversample)
     # along x only what varies within a pixel in x has hold of a star
     slope = np.sum(power * (2 * np.pi * k) ** 2)

@@ -185,7 +185,7 @@ class EPSF:
         """Half-maximum width along the major axis, along the minor axis (pix) and position angle (deg).
 
         Second moments of the samples above half the peak: a uniform ellipse of semi-axis a has variance
-        a^2 / 4. The sub-sample area of the contour fixes the scale.
+        a^2 / 4. The sub-sample area of the contour fixes the scale. NaN where no sample near the middle is positive.
         """
         s = self.oversample
         fine = 4 if s >= 3 else 8
@@ -195,6 +195,8 @@ class EPSF:
         big = zoom(
             cut, ((cut.shape[0] - 1) * fine + 1) / cut.shape[0], order=3, mode="nearest", grid_mode=False
         )
+        if not big.max() > 0:
+            return np.nan, np.nan, np.nan
         above = big > big.max() / 2
         v, u = np.nonzero(above)
         cxx, cyy, cxy = np.var(u), np.var(v), np.mean((u - u.mean()) * (v - v.mean()))
@@ -286,15 +288,26 @@ class EPSF:
                 break
         return float(x), float(y)
 
+    def check_width(self, name: str = "psf") -> None:
+        """Refuse a table without light at its middle; the message begins with `name`.
+
+        Raises
+        ------
+        InputError
+            Such a table has no width.
+        """
+        if not np.isfinite(self.fwhm):
+            raise InputError(
+                f"{name}: the PSF has no width, since nothing is positive around its middle; its values should fall "
+                "from there outwards"
+            )
+
     def recentred(self) -> tuple["EPSF", tuple[float, float]]:
         """Return the PSF shifted so that its core is centred, and the centroid (x, y) it had (pix).
 
         A PSF that varies moves by the same step everywhere: what it moves by from place to place is its own.
         """
-        if not np.isfinite(self.fwhm):
-            raise InputError(
-                "psf: it has no width, so it is none; its values should fall from the middle outwards"
-            )
+        self.check_width()
         x, y = self.centroid()
         step = (0.0, -y * self.oversample, -x * self.oversample)
         moved = shift(self.cube, step, order=3, mode="constant") if np.hypot(x, y) > 1e-5 else self.cube

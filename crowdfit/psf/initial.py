@@ -130,13 +130,14 @@ class GivenPsf:
 
 
 def check_fits_image(psf: EPSF, exposure: Exposure, name: str = "psf") -> None:
-    """Refuse a PSF whose table is larger than the image; the message begins with `name`.
+    """Refuse a PSF without a width, or whose table is larger than the image; the message begins with `name`.
 
     Raises
     ------
     InputError
-        The full stamp is wider than the image is.
+        Nothing is positive around the middle, or the full stamp is wider than the image is.
     """
+    psf.check_width(name)
     side = 2 * psf.radius + 1
     if side > max(exposure.shape):
         raise InputError(

@@ -79,6 +79,7 @@ def read_psf(
         if psf is None:
             _refuse_detector(detector, path)
             psf = _plain_psf(hdus, path, oversample)
+    psf.check_width(str(path))
     return psf.recentred()[0] if (is_plain if recentre is None else recentre) else psf
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from crowdfit import cli_photometry, console
+from crowdfit import cli_colours, cli_photometry, console
 from crowdfit.cli_calibrate import calibrate
 from crowdfit.cli_options import ConfigName, Format, LogJson, Quiet, Settings, Threads, Verbose
 from crowdfit.errors import ConfigError, CrowdfitError, InputError
@@ -427,6 +427,8 @@ def average(
 
 
 app.command()(calibrate)
+app.command()(cli_colours.cmd)
+app.command()(cli_colours.regions)
 
 
 @app.command()
@@ -480,6 +482,9 @@ def columns(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="The columns that a calibration adds.")
     ] = False,
+    colours: Annotated[
+        bool, typer.Option("--colours", help="The columns that `crowdfit cmd` writes.")
+    ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
     from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
@@ -489,11 +494,13 @@ def columns(
         SEGMENT_COLUMNS,
         columns_table,
     )
+    from crowdfit.colours import COLOUR_COLUMNS  # noqa: PLC0415
 
     others = {
         "--average": (averaged, AVERAGE_COLUMNS),
         "--segments": (segments, SEGMENT_COLUMNS),
         "--calibrated": (calibrated, CALIBRATED_COLUMNS),
+        "--colours": (colours, COLOUR_COLUMNS),
     }
     asked = [name for name, (wanted, _) in others.items() if wanted]
     if len(asked) > 1:

@@ -50,9 +50,11 @@ LAYERS = (
         "detections",
         "likeness",
         "match",
+        "colours",
+        "diagrams",
     ),
     ("api", "extended", "provenance", "result", "run", "start"),
-    ("job", "cli", "cli_options", "cli_calibrate", "cli_photometry", "console", "__main__"),
+    ("job", "cli", "cli_options", "cli_calibrate", "cli_colours", "cli_photometry", "console", "__main__"),
 )
 """What may import what: a module imports its own layer and those above it in this list.
 

@@ -71,11 +71,9 @@ def test_report_of_a_kernel_is_what_it_does(kernel):
     worst, growth = 0.0, []
     for x, y in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5)):
         size = len(kernel.image)
-        one, other = (np.zeros((size, size)) for _ in range(2))
-        for stamp, psf in ((one, source), (other, target)):
-            planes = psf.stamp(x, y, size)
-            # stamps are centred on the nearest pixel, which is the next one from 0.5 on
-            stamp += np.roll(planes, (int(y >= 0.5), int(x >= 0.5)), (0, 1))
+        # stamps are centred on the nearest pixel, which is the next one from 0.5 on
+        steps = (int(y >= 0.5), int(x >= 0.5))
+        one, other = (np.roll(psf.stamp(x, y, size), steps, (0, 1)) for psf in (source, target))
         off = fftconvolve(one, kernel.image, mode="same") - other
         radius = np.hypot(*np.meshgrid(np.arange(size) - size // 2 - x, np.arange(size) - size // 2 - y))
         growth.append([off[radius <= r].sum() for r in range(1, size // 2 + 1)])
@@ -89,7 +87,7 @@ def test_report_of_a_kernel_is_what_it_does(kernel):
 
 
 def test_regularisation_is_the_strongest_that_the_residual_allows(kernel):
-    """A wider gap between the widths takes a stronger penalty than none at all; noise stays below that of the weakest."""
+    """Neither the strongest nor the weakest is taken; a wider target asks for no weaker one, and noise falls."""
     assert kernel.residual <= max(ENOUGH, 2e-3)
     assert REGULARISATIONS[-1] < kernel.regularisation < REGULARISATIONS[0]
     easy = kernel_between(analytic.moffat(2.2), analytic.moffat(4.5))

@@ -323,7 +323,7 @@ def _departs(
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """Two constant PSFs on the same fine grid, and as stars on pixels: (star, star it shall be) for each of `PHASES`."""
+    """Two constant PSFs on one fine grid, and as stars on pixels: (star, what it shall be) for each of `PHASES`."""
 
     narrow: F64
     wide: F64
@@ -399,7 +399,7 @@ class _Table(NamedTuple):
 
     def star(self, half: int, x: float, y: float) -> F64:
         """Return the pixels (n, n) of a star of flux 1 that is off the middle pixel by x, y."""
-        pixels = np.arange(-half, half + 1)
+        pixels = np.arange(-half, half + 1.0)
         return self.sampled(pixels - x, pixels - y)
 
 

@@ -285,17 +285,23 @@ def _finite(points: F64) -> I64:
     return np.flatnonzero(np.isfinite(points).all(axis=1))
 
 
+def _nearest(points: F64, others: F64, k: int = 1) -> tuple[F64, I64]:
+    """Return distances (n, k) of each of `points` to its nearest `others`, the nearest first, and which these are."""
+    far, which = KDTree(others).query(points, k=list(range(1, k + 1)))
+    return np.asarray(far, np.float64), np.asarray(which, np.int64)
+
+
 def _tightened(reach: Reach, bands: list[_Band]) -> Reach:
     """Return a radius of no more than half of the median distance between neighbours of any band."""
     half = [reach.length]
     for band in bands:
         points = band.points[_finite(band.points)]
         if len(points) > 1:
-            half.append(float(np.median(KDTree(points).query(points, k=2)[0][:, 1])) / 2)
+            half.append(float(np.median(_nearest(points, points, 2)[0][:, -1])) / 2)
     length = min(half)
     if not 0 < length < reach.length:
         return reach
-    radius = float(reach.distances(np.array([length]))[0]) * (u.arcsec if reach.on_sky else u.pix)
+    radius = float(f"{reach.distances(np.array([length]))[0]:.4g}") * (u.arcsec if reach.on_sky else u.pix)
     log.info("match radius %.3g, half of the distance between neighbours", radius)
     return Reach(radius)
 
@@ -306,8 +312,8 @@ def _mutual(first: F64, second: F64, length: float) -> tuple[I64, I64, F64]:
     if not (len(kept[0]) and len(kept[1])):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     one, two = first[kept[0]], second[kept[1]]
-    far, there = KDTree(two).query(one)
-    back = KDTree(one).query(two)[1]
+    far, there = (values[:, 0] for values in _nearest(one, two))
+    back = _nearest(two, one)[1][:, 0]
     good = (back[there] == np.arange(len(one))) & (far <= length)
     return kept[0][good], kept[1][there[good]], far[good]
 
@@ -349,7 +355,7 @@ def _partners(band: _Band, row: I64, length: F64) -> _Partners:
     points = band.points[_finite(band.points)]
     found, k = row >= 0, min(NEIGHBOURS, len(points) - 1)
     if k > 0 and found.any():
-        reach = KDTree(points).query(band.points[row[found]], k=k + 1)[0][:, -1]
+        reach = _nearest(band.points[row[found]], points, k + 1)[0][:, -1]
         with np.errstate(divide="ignore", invalid="ignore"):
             chance[found] = -np.expm1(-k * (length[found] / reach) ** 2)
     return _Partners(row, length, chance)
@@ -389,12 +395,12 @@ def _measured(band: _Band, row: I64, where: F64, length: float, *, summed: bool)
     """Return brightness of the stars at `where`; detections near them that are no star's are added if `summed`."""
     found = row >= 0
     n = len(row)
-    alone = np.setdiff1d(_finite(band.points), row[found])
-    star = np.zeros(0, np.int64)
+    alone: I64 = np.setdiff1d(_finite(band.points), row[found])
+    star: I64 = np.zeros(0, np.int64)
     if n and len(alone):
-        far, nearest = KDTree(where).query(band.points[alone])
-        near = (far <= length) & found[nearest]
-        star, alone = nearest[near], alone[near]
+        far, nearest = (values[:, 0] for values in _nearest(band.points[alone], where))
+        near = np.flatnonzero((far <= length) & found[nearest])
+        star, alone = np.asarray(nearest[near], np.int64), np.asarray(alone[near])
     own = {name: np.where(found, getattr(band, name)[row], np.nan) for name in band._fields[1:-1]}
     bits = np.where(found, band.flags[row], 0).astype(np.uint32)
     np.bitwise_or.at(bits, star, band.flags[alone])

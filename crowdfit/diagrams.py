@@ -81,7 +81,7 @@ def _values(table: Table, name: str) -> F64:
 def _scatter(axes: "Axes", x: F64, y: F64, is_several: NDArray[np.bool_]) -> None:
     """Draw the stars and fit the axes to nearly all of them."""
     good = np.isfinite(x) & np.isfinite(y)
-    size = float(np.clip(3000 / max(np.count_nonzero(good), 1), 1, 12))
+    size = float(np.clip(3000 / max(int(np.count_nonzero(good)), 1), 1, 12))
     style: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": True}
     clean, mixed = good & ~is_several, good & is_several
     axes.scatter(
@@ -110,7 +110,8 @@ def _draw_errors(axes: "Axes", table: Table, mag: F64) -> None:
     good = np.isfinite(mag) & np.isfinite(colour_err) & np.isfinite(mag_err)
     if np.count_nonzero(good) < BINS:
         return
-    edges = np.linspace(*np.percentile(mag[good], [50 - FULL / 2, 50 + FULL / 2]), BINS + 1)
+    low, high = (float(np.percentile(mag[good], 50 + side * FULL / 2)) for side in (-1, 1))
+    edges = np.linspace(low, high, BINS + 1)
     left, right = axes.get_xlim()
     number = np.clip(np.searchsorted(edges, mag[good], side="right") - 1, 0, BINS - 1)
     for k in np.unique(number):

@@ -14,6 +14,7 @@ import typer
 from crowdfit import console
 from crowdfit.commands.average import average
 from crowdfit.commands.calibrate import calibrate
+from crowdfit.commands.colours import cmd, regions
 from crowdfit.commands.destripe import destripe
 from crowdfit.commands.fit import demo, fit
 from crowdfit.commands.photometry import photometry
@@ -94,6 +95,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "photometry": photometry,
     "average": average,
     "calibrate": calibrate,
+    "cmd": cmd,
+    "regions": regions,
     "destripe": destripe,
     "columns": columns,
     "flags": flags,

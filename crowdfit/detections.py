@@ -20,7 +20,10 @@ __all__ = [
     "Detections",
     "common_facts",
     "common_unit",
+    "fact",
+    "flag_bits",
     "name_catalogs",
+    "plain_column",
     "pool",
     "reach_for",
 ]
@@ -95,7 +98,7 @@ def name_catalogs(catalogs: Sequence[Table] | Mapping[str, Table], flux: str = "
         log.warning("the catalogues are of different bands (%s): their mean has no meaning", ", ".join(bands))
     if flux != "flux":
         return {name: _renamed(table, flux) for name, table in named.items()}
-    zero_points = [float(text) for table in named.values() if (text := _fact(table, "zero_point"))]
+    zero_points = [float(text) for table in named.values() if (text := fact(table, "zero_point"))]
     if zero_points and max(zero_points) - min(zero_points) > APART:
         log.warning(
             "the zero points of the catalogues go from %.4f to %.4f: average calibrated fluxes, with --flux flux_cal",
@@ -106,11 +109,11 @@ def name_catalogs(catalogs: Sequence[Table] | Mapping[str, Table], flux: str = "
 
 def common_facts(named: Mapping[str, Table]) -> dict[str, str]:
     """Return what calibrates the fluxes and is the same for all catalogues."""
-    found = {key: {_fact(table, key) for table in named.values()} for key in _FACTS}
+    found = {key: {fact(table, key) for table in named.values()} for key in _FACTS}
     return {key: values.pop() for key, values in found.items() if len(values) == 1 and "" not in values}
 
 
-def _fact(table: Table, key: str) -> str:
+def fact(table: Table, key: str) -> str:
     """Return a metadatum as text, whatever a file format has made of the case of its key; "" where there is none."""
     return str(table.meta.get(key, table.meta.get(key.upper(), "")))
 
@@ -163,10 +166,10 @@ def pool(named: Mapping[str, Table], reach: Reach, unit: str) -> Detections:
     position_unit = "deg" if reach.on_sky else "pix"
     points, fluxes, errors, bits = [], [], [], []
     for table in named.values():
-        points.append(reach.points(*(_plain(table, name, position_unit) for name in names)))
-        fluxes.append(_plain(table, "flux", unit))
-        errors.append(_plain(table, "flux_err", unit))
-        bits.append(_bits(table))
+        points.append(reach.points(*(plain_column(table, name, position_unit) for name in names)))
+        fluxes.append(plain_column(table, "flux", unit))
+        errors.append(plain_column(table, "flux_err", unit))
+        bits.append(flag_bits(table))
     where = np.concatenate(points)
     detections = Detections(
         points=where,
@@ -183,7 +186,7 @@ def pool(named: Mapping[str, Table], reach: Reach, unit: str) -> Detections:
     return detections.take(good).sorted()
 
 
-def _plain(table: Table, name: str, unit: str) -> F64:
+def plain_column(table: Table, name: str, unit: str) -> F64:
     """Return a column as float64 in `unit`, masked entries NaN; a column without unit is taken to be in it."""
     column = table[name]
     values = np.ma.filled(np.ma.asarray(getattr(column, "value", column), np.float64), np.nan)
@@ -194,7 +197,7 @@ def _plain(table: Table, name: str, unit: str) -> F64:
     return np.asarray(values, np.float64) * factor
 
 
-def _bits(table: Table) -> NDArray[np.uint32]:
+def flag_bits(table: Table) -> NDArray[np.uint32]:
     """Return the flags of a catalogue, 0 where it has none."""
     if "flags" not in table.colnames:
         return np.zeros(len(table), np.uint32)

@@ -50,6 +50,8 @@ LAYERS = (
         "detections",
         "likeness",
         "match",
+        "colours",
+        "diagrams",
     ),
     ("api", "extended", "provenance", "result", "run", "start"),
     ("job", "cli", "commands", "console", "__main__"),

@@ -56,6 +56,9 @@ def columns(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="The columns that a calibration adds.")
     ] = False,
+    colours: Annotated[
+        bool, typer.Option("--colours", help="The columns that `crowdfit cmd` writes.")
+    ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
     from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
@@ -65,11 +68,13 @@ def columns(
         SEGMENT_COLUMNS,
         columns_table,
     )
+    from crowdfit.colours import COLOUR_COLUMNS  # noqa: PLC0415
 
     others = {
         "--average": (averaged, AVERAGE_COLUMNS),
         "--segments": (segments, SEGMENT_COLUMNS),
         "--calibrated": (calibrated, CALIBRATED_COLUMNS),
+        "--colours": (colours, COLOUR_COLUMNS),
     }
     asked = [name for name, (wanted, _) in others.items() if wanted]
     if len(asked) > 1:

@@ -1,0 +1,141 @@
+"""The commands `crowdfit cmd` and `crowdfit regions`: arguments become library calls."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crowdfit import console
+from crowdfit.commands.options import Quiet
+from crowdfit.errors import ConfigError, InputError
+from crowdfit.job import DONE
+
+__all__ = ["cmd", "regions"]
+
+
+class Several(StrEnum):
+    """What `cmd` does with further detections inside the match radius."""
+
+    sum = "sum"
+    flag = "flag"
+
+
+def cmd(  # noqa: PLR0913, PLR0917 - one argument for each option
+    catalogs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Catalogues of two or three bands, the bluest first as a rule: colours are first - second and "
+            "second - third, the magnitude is that of the first.",
+            metavar="CATALOGUE",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Table to write; its suffix is the format.", metavar="FILE")
+    ],
+    radius: Annotated[
+        str | None,
+        typer.Option(
+            "--radius",
+            help="Match radius, arcsec or for example '1 pix'. Default: half of the distance between neighbours, at "
+            "most 0.375 arcsec, or 1.5 pix without a WCS.",
+            metavar="R",
+        ),
+    ] = None,
+    several: Annotated[
+        Several,
+        typer.Option(
+            "--several", help="Further detections inside the radius: add them up, or give the star no colour."
+        ),
+    ] = Several.sum,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Diagram; default: beside the table, as .png.", metavar="FILE"),
+    ] = None,
+    eazy: Annotated[
+        Path | None, typer.Option("--eazy", help="Also write fluxes for EAZY.", metavar="FILE")
+    ] = None,
+    eazy_filters: Annotated[
+        str | None,
+        typer.Option(
+            "--eazy-filters",
+            help="With --eazy: number of each band in EAZY's filter file, such as 3,4.",
+            metavar="N,N",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Match the catalogues of two or three bands: table of colours, and colour-magnitude diagram."""
+    from crowdfit.colours import match_bands, write_eazy  # noqa: PLC0415 - slow to import
+    from crowdfit.diagrams import write_diagram  # noqa: PLC0415
+    from crowdfit.io.formats import check_formats  # noqa: PLC0415
+    from crowdfit.io.tables import read_catalog, write_catalog  # noqa: PLC0415
+
+    if (eazy is None) != (eazy_filters is None):
+        raise ConfigError("cmd: --eazy FILE and --eazy-filters N,N need each other")
+    numbers = _numbers(eazy_filters) if eazy_filters is not None else ()
+    check_formats((out.suffix.lstrip("."),))
+    diagram = plot or out.with_suffix(".png")
+    _check_files(catalogs, [out, diagram, *([eazy] if eazy else [])])
+    with console.logging_to(console.level_name(quiet, 0)):
+        table = match_bands({str(path): read_catalog(path) for path in catalogs}, radius, several.value)
+        if eazy is not None:
+            write_eazy(table, eazy, numbers)
+        write_catalog(table, out)
+        write_diagram(table, diagram)
+    if not quiet:
+        n_several = sum(
+            any(row) for row in zip(*(table[f"n_{k + 1}"] > 1 for k in range(len(catalogs))), strict=True)
+        )
+        typer.echo(
+            f"{out}: {len(table):,} stars in {table.meta['band_1']} and {table.meta['band_2']} within "
+            f"{table.meta['match_radius']}, {n_several:,} with several detections; {table.meta['mag_system']} "
+            f"magnitudes\n{diagram}: diagram"
+        )
+    return DONE
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise ConfigError(f"cmd: --eazy-filters {text} is refused; give whole numbers, such as 3,4") from exc
+
+
+def _check_files(catalogs: list[Path], results: list[Path]) -> None:
+    """Refuse a catalogue that is given twice, and results that would replace a catalogue or each other."""
+    seen: set[Path] = set()
+    for path in catalogs:
+        if path.resolve() in seen:
+            raise InputError(f"{path}: given twice; name each catalogue once")
+        seen.add(path.resolve())
+    for path in results:
+        if path.resolve() in seen:
+            raise InputError(f"{path}: is one of the other files; choose another name for the result")
+        seen.add(path.resolve())
+
+
+def regions(
+    catalog: Annotated[Path, typer.Argument(help="Catalogue of crowdfit.", metavar="CATALOGUE")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Region file to write.", metavar="FILE.reg")],
+    radius: Annotated[
+        float | None,
+        typer.Option(
+            "--radius",
+            help="Radius of the circles: arcsec, or pix without a WCS. Default 0.1 arcsec, 2 pix.",
+            metavar="R",
+        ),
+    ] = None,
+    colour: Annotated[str, typer.Option("--colour", help="One that DS9 knows.", metavar="NAME")] = "green",
+    quiet: Quiet = False,
+) -> int:
+    """Write a catalogue as regions for DS9: a circle for every star."""
+    from crowdfit.io.regions import write_regions  # noqa: PLC0415 - slow to import
+    from crowdfit.io.tables import read_catalog  # noqa: PLC0415
+
+    _check_files([catalog], [out])
+    table = read_catalog(catalog)
+    write_regions(table, out, radius, colour)
+    if not quiet:
+        typer.echo(f"{out}: {len(table):,} circles")
+    return DONE

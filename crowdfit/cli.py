@@ -428,6 +428,7 @@ def average(
 
 app.command()(calibrate)
 app.command()(cli_colours.cmd)
+app.command()(cli_colours.align)
 app.command()(cli_colours.regions)
 
 

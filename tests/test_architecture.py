@@ -52,6 +52,7 @@ LAYERS = (
         "match",
         "colours",
         "diagrams",
+        "astrometry",
     ),
     ("api", "extended", "provenance", "result", "run", "start"),
     ("job", "cli", "cli_options", "cli_calibrate", "cli_colours", "cli_photometry", "console", "__main__"),

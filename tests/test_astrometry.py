@@ -48,7 +48,7 @@ def test_parallax_and_proper_motion_are_those_of_astropy():
     reference["parallax"] = [10.0, 0.0, 300.0]
     found = SkyCoord(*positions_at(reference, EPOCH), unit="deg")
     for row, star in zip(reference, found, strict=True):
-        distance = Distance(parallax=row["parallax"] * u.mas) if row["parallax"] else 1e6 * u.pc
+        distance = Distance(parallax=row["parallax"] * u.mas) if row["parallax"] else 1e5 * u.pc
         full = SkyCoord(
             row["ra"] * u.deg, row["dec"] * u.deg, distance, pm_ra_cosdec=row["pmra"] * u.mas / u.yr,
             pm_dec=row["pmdec"] * u.mas / u.yr, radial_velocity=0 * u.km / u.s, obstime=Time(2016.0, format="jyear"),

@@ -254,9 +254,9 @@ def _voted_shift(plane: F64, goal: F64, radius: float, search: float) -> F64:
     steps = np.concatenate([goal[found] - place for place, found in zip(plane, near, strict=True)])
     if not len(steps):
         return np.zeros(2)
-    votes = KDTree(steps).query_ball_point(steps, radius / 2)
-    most = max(votes, key=len)
-    return np.asarray(np.median(steps[most], axis=0), np.float64)
+    tree = KDTree(steps)
+    most = int(np.argmax(tree.query_ball_point(steps, radius / 2, return_length=True)))
+    return np.asarray(np.median(steps[tree.query_ball_point(steps[most], radius / 2)], axis=0), np.float64)
 
 
 def _pairs(plane: F64, goal: F64, radius: float) -> NDArray[np.int64]:

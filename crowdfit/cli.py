@@ -14,7 +14,7 @@ import typer
 from crowdfit import console
 from crowdfit.commands.average import average
 from crowdfit.commands.calibrate import calibrate
-from crowdfit.commands.colours import cmd, regions
+from crowdfit.commands.colours import align, cmd, regions
 from crowdfit.commands.destripe import destripe
 from crowdfit.commands.fit import demo, fit
 from crowdfit.commands.photometry import photometry
@@ -96,6 +96,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "average": average,
     "calibrate": calibrate,
     "cmd": cmd,
+    "align": align,
     "regions": regions,
     "destripe": destripe,
     "columns": columns,

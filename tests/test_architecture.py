@@ -52,6 +52,7 @@ LAYERS = (
         "match",
         "colours",
         "diagrams",
+        "astrometry",
     ),
     ("api", "extended", "provenance", "result", "run", "start"),
     ("job", "cli", "commands", "console", "__main__"),

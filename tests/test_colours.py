@@ -238,6 +238,11 @@ def test_command(files, tmp_path, capsys):
     assert "colour_23" in read_catalog(other).colnames
 
 
+def test_columns_are_printed(capsys):
+    assert main(["columns", "--colours"]) == 0
+    assert "colour_err_sys_12" in capsys.readouterr().out
+
+
 def test_eazy_table(files, tmp_path):
     """P067: fluxes in uJy, whose zero point is 23.9, under the numbers of the filters."""
     out, eazy = tmp_path / "out.ecsv", tmp_path / "out.cat"

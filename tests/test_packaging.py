@@ -21,8 +21,6 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 IMPORT_NAMES = {"pyyaml": "yaml", "pillow": "PIL", "pytest-xdist": "xdist", "pytest-cov": "pytest_cov"}
 PLUGINS = {"xdist", "pytest_cov", "pyarrow", "asdf-astropy", "dust_extinction"}
 """Used without being imported: by pytest, by astropy for Parquet, by asdf for gwcs, and by us where they are there."""
-NOT_YET_USED = {"pypher"}
-"""PSF matching is the next thing to be built; whoever uses it takes it out of here."""
 
 
 def names_of(requirements):
@@ -81,7 +79,7 @@ def imports():
 
 def test_core_requirements_are_what_is_imported():
     """C001: no requirement that nothing uses, none missing, and nothing heavy."""
-    assert third_party(PACKAGE) == requirements() - NOT_YET_USED
+    assert third_party(PACKAGE) == requirements()
     assert not {"tensorflow", "keras", "torch", "jwst", "stpsf"} & requirements()
 
 

@@ -1,4 +1,4 @@
-"""The commands `crowdfit cmd` and `crowdfit regions`: arguments become library calls."""
+"""The commands `crowdfit cmd`, `crowdfit align` and `crowdfit regions`: arguments become library calls."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from crowdfit.commands.options import Quiet
 from crowdfit.errors import ConfigError, InputError
 from crowdfit.job import DONE
 
-__all__ = ["cmd", "regions"]
+__all__ = ["align", "cmd", "regions"]
 
 
 class Several(StrEnum):
@@ -113,6 +113,48 @@ def _check_files(catalogs: list[Path], results: list[Path]) -> None:
         if path.resolve() in seen:
             raise InputError(f"{path}: is one of the other files; choose another name for the result")
         seen.add(path.resolve())
+
+
+def align(  # noqa: PLR0913, PLR0917 - one argument for each option
+    catalog: Annotated[Path, typer.Argument(help="Catalogue of a fit, with ra, dec.", metavar="CATALOGUE")],
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            help="Reference stars: ra, dec (deg), perhaps pmra, pmdec, parallax, ref_epoch as of Gaia.",
+            metavar="REFERENCE",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="Catalogue to write; its suffix is the format.", metavar="FILE"),
+    ],
+    epoch: Annotated[
+        float | None,
+        typer.Option(
+            "--epoch", help="Epoch of the image in years; default: as its header tells.", metavar="YEAR"
+        ),
+    ] = None,
+    radius: Annotated[
+        float, typer.Option("--radius", help="Match radius once the shift is known (arcsec).", metavar="R")
+    ] = 0.1,
+    search: Annotated[float, typer.Option("--search", help="Largest shift (arcsec).", metavar="R")] = 1.0,
+    quiet: Quiet = False,
+) -> int:
+    """Check the positions of a catalogue against reference stars, and refine them: shift, scale, rotation."""
+    from astropy.time import Time  # noqa: PLC0415 - slow to import
+
+    from crowdfit.astrometry import align as align_catalog  # noqa: PLC0415
+    from crowdfit.calibration.references import read_table  # noqa: PLC0415
+    from crowdfit.io.tables import read_catalog, write_catalog  # noqa: PLC0415
+
+    _check_files([catalog, reference], [out])
+    when = None if epoch is None else Time(epoch, format="jyear")
+    with console.logging_to(console.level_name(quiet, 0)):
+        table, found = align_catalog(read_catalog(catalog), read_table(reference), when, radius, search)
+        write_catalog(table, out)
+    if not quiet:
+        typer.echo(f"{out}: {found.text}")
+    return DONE
 
 
 def regions(

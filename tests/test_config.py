@@ -235,7 +235,9 @@ def test_one_number_is_a_schedule(value: str):
 
 
 @pytest.mark.parametrize("value", [".inf", ".nan"])
-@pytest.mark.parametrize("key", ["psf_update.max_radius", "stamps.smallest", "solve.shift_sigma", "measure.window"])
+@pytest.mark.parametrize(
+    "key", ["psf_update.max_radius", "stamps.smallest", "solve.shift_sigma", "measure.window"]
+)
 def test_numbers_are_finite(key: str, value: str):
     with pytest.raises(ConfigError, match=rf"{key}: \{value} is not a number"):
         load_config(None, [f"{key}={value}"])

@@ -114,12 +114,16 @@ def test_right_psf(small_psf):
 def test_hits_are_no_error_of_the_psf(small_psf):
     """Most of the brightest sources are single hot pixels, flagged when they are measured: errors are of stars."""
     stars = grid_of_stars(3e4)
-    data = render(small_psf, stars.x, stars.y, stars.flux, SHAPE) + np.random.default_rng(1).normal(size=SHAPE)
+    data = render(small_psf, stars.x, stars.y, stars.flux, SHAPE) + np.random.default_rng(1).normal(
+        size=SHAPE
+    )
     y, x = (g.ravel().astype(float) for g in np.mgrid[5:160:9, 5:160:18])
     free = np.hypot(x[:, None] - stars.x, y[:, None] - stars.y).min(axis=1) > 6
     x, y = x[free], y[free]
     data[y.astype(int), x.astype(int)] += 2e4
-    both = Sources.at(np.append(stars.x, x), np.append(stars.y, y), np.append(stars.flux, np.full(len(x), 5e4)))
+    both = Sources.at(
+        np.append(stars.x, x), np.append(stars.y, y), np.append(stars.flux, np.full(len(x), 5e4))
+    )
     frame = frame_of(small_psf, data, both)
     both = PcgSolve()((frame,), both, shifts=False).sources
     frame = frame.rendered(both)

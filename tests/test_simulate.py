@@ -320,7 +320,9 @@ class TestVaryingPsf:
 
 
 def test_more_stars_than_memory_holds():
-    with pytest.raises(ConfigError, match=r"n_stars \(2147483648\) must be at most 230400, 100 for each pixel"):
+    with pytest.raises(
+        ConfigError, match=r"n_stars \(2147483648\) must be at most 230400, 100 for each pixel"
+    ):
         named_scene("demo", nx=48, ny=48, n_stars=2**31)
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict
 
-STRICT = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=False, allow_inf_nan=False)
+STRICT = ConfigDict(
+    extra="forbid", validate_default=True, use_attribute_docstrings=False, allow_inf_nan=False
+)
 
 
 def _listed(value: Any) -> Any:

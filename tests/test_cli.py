@@ -304,7 +304,7 @@ def test_interrupt_before_the_first_pass(image: Path, tmp_path: Path, fit_image:
     assert capsys.readouterr().err == f"crowdfit: {image}: interrupted\n"
 
 
-@pytest.mark.parametrize("place", ["crowdfit.io.products.check_output", "crowdfit.cli._aligned"])
+@pytest.mark.parametrize("place", ["crowdfit.io.products.check_output", "crowdfit.commands.show.aligned"])
 def test_interrupt_outside_a_fit(image: Path, tmp_path: Path, monkeypatch, capsys, place: str):
     """Ctrl-C while the output folder is looked at, or in another command, is said in one line."""
 

@@ -243,7 +243,7 @@ def test_all_errors_come_together_in_the_order_of_the_stages(files: Files):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-4", 1e-4), ("1e5", 1e5), ("1.5E+2", 150.0), (".5", 0.5), ("+3", 3.0), (".inf", float("inf")),
+        ("1e-4", 1e-4), ("1e5", 1e5), ("1.5E+2", 150.0), (".5", 0.5), ("+3", 3.0),
         ("012", 12.0), ("1_000", 1000.0), ("0x10", 16.0), ("'2.5'", 2.5),
     ],
 )  # fmt: skip

@@ -151,10 +151,12 @@ def test_hits_are_flagged(field, blank, kind):
     near = binary_dilation(hit, iterations=4)
     spoiled = seen(field, data)
     assert spoiled.n_false(~near) <= blank.n_false() + 4
+    # errors are those of stars, so that what stands out of the noise still does
+    assert len(spoiled.snr[spoiled.snr > 50]) > 0.9 * len(blank.snr[blank.snr > 50])
     assert flagged(spoiled)[spoiled.is_false].mean() > 0.9
     hit_or_near = flagged(spoiled)[~spoiled.is_false].sum()
     assert hit_or_near < 0.8 * flagged(spoiled).sum()
-    check_elsewhere(field, blank, spoiled, ~near)
+    check_elsewhere(field, blank, spoiled, ~binary_dilation(hit, iterations=6))
 
 
 @pytest.mark.parametrize("kind", ["random", "block"])

@@ -129,8 +129,8 @@ def check_fluxes(flux: F64, noise: float, name: str = "positions") -> None:
     if len(rows):
         raise InputError(
             f"{name}: {len(rows)} of {len(flux)} fluxes are out of range, first {flux[rows[0]]:g} in row "
-            f"{rows[0] + 1}; with a noise of {noise:.3g} per pixel they must lie within {ABSURD * noise:.3g}: correct "
-            "them, or leave the column out"
+            f"{rows[0] + 1}; with a noise of {noise:.3g} per pixel they must lie within {ABSURD * noise:.3g}: "
+            "correct them, or leave the column out"
         )
 
 

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from crowdfit import console
-from crowdfit.commands.options import ConfigName, Format, LogJson, Quiet, Settings, Threads, Verbose
+from crowdfit.commands.options import (
+    ConfigName,
+    DqFile,
+    ErrFile,
+    Format,
+    Formats,
+    LogJson,
+    Quiet,
+    Settings,
+    Threads,
+    Verbose,
+)
 from crowdfit.errors import InputError
 from crowdfit.job import DONE, Job, prepare, say_if_compiling
 
@@ -41,14 +52,7 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
             metavar="FILE",
         ),
     ] = None,
-    err: Annotated[
-        Path | None,
-        typer.Option(
-            "--err",
-            help="Errors in a file of their own; for weights also --set input.err_kind=ivar.",
-            metavar="FILE",
-        ),
-    ] = None,
+    err: ErrFile = None,
     wht: Annotated[
         Path | None,
         typer.Option(
@@ -57,18 +61,8 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
             metavar="FILE",
         ),
     ] = None,
-    dq: Annotated[
-        Path | None,
-        typer.Option("--dq", help="Data quality in a file of its own; not 0 is bad.", metavar="FILE"),
-    ] = None,
-    formats: Annotated[
-        list[Format] | None,
-        typer.Option(
-            "--format",
-            help=f"Format of the catalogue: {', '.join(Format)}; may be repeated.",
-            metavar="FORMAT",
-        ),
-    ] = None,
+    dq: DqFile = None,
+    formats: Formats = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
     resume: Annotated[
         bool,

@@ -35,6 +35,24 @@ Settings = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
+ErrFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--err",
+        help="Errors in a file of their own; for weights also --set input.err_kind=ivar.",
+        metavar="FILE",
+    ),
+]
+DqFile = Annotated[
+    Path | None,
+    typer.Option("--dq", help="Data quality in a file of its own; not 0 is bad.", metavar="FILE"),
+]
+Formats = Annotated[
+    list[Format] | None,
+    typer.Option(
+        "--format", help=f"Format of the catalogue: {', '.join(Format)}; may be repeated.", metavar="FORMAT"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Verbose = Annotated[
     int,

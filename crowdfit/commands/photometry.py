@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from crowdfit import console
-from crowdfit.commands.options import ConfigName, Format, Quiet, Settings, Threads, Verbose
+from crowdfit.commands.options import (
+    ConfigName,
+    DqFile,
+    ErrFile,
+    Format,
+    Formats,
+    Quiet,
+    Settings,
+    Threads,
+    Verbose,
+)
 from crowdfit.job import Job, prepare
 
 FORCED = "forced"
@@ -42,21 +52,9 @@ def photometry(  # noqa: PLR0913, PLR0917 - one argument for each option
             metavar="FILE",
         ),
     ] = None,
-    err: Annotated[
-        Path | None, typer.Option("--err", help="Errors in a file of their own.", metavar="FILE")
-    ] = None,
-    dq: Annotated[
-        Path | None,
-        typer.Option("--dq", help="Data quality in a file of its own; not 0 is bad.", metavar="FILE"),
-    ] = None,
-    formats: Annotated[
-        list[Format] | None,
-        typer.Option(
-            "--format",
-            help=f"Format of the catalogue: {', '.join(Format)}; may be repeated.",
-            metavar="FORMAT",
-        ),
-    ] = None,
+    err: ErrFile = None,
+    dq: DqFile = None,
+    formats: Formats = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     threads: Threads = None,

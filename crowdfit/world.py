@@ -27,6 +27,9 @@ F64 = NDArray[np.float64]
 ROUND_TRIP = 0.1
 """Pixel -> sky -> pixel errors above this (pix) are reported; SIP inverses are good to about 0.01."""
 
+MOST_AXES = 99
+"""The standard has no keywords for more."""
+
 _BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, fits.VerifyError)
 """What astropy raises for headers that make no sense; `WcsError` is a ValueError."""
 
@@ -75,6 +78,9 @@ def read_wcs(header: fits.Header, shape: tuple[int, int]) -> CheckedWCS:
     """
     if not any(str(key).startswith("CTYPE") for key in header):
         return CheckedWCS(None, "")
+    axes = header.get("WCSAXES")
+    if isinstance(axes, int) and axes > MOST_AXES:  # memory goes with the square
+        return CheckedWCS(None, f"broken WCS ignored, ra, dec are left out (WCSAXES is {axes})")
     from astropy.wcs import WCS  # noqa: PLC0415 - slow to import, and not every image has one
 
     with warnings.catch_warnings():

@@ -101,3 +101,9 @@ def test_torn_plate_solution(card):
     assert note == ""
     sky = pixel_to_sky(wcs, [10], [20])
     assert (sky.ra[0], sky.dec[0]) == pytest.approx((150, 2))
+
+
+def test_more_axes_than_there_are_keywords():
+    wcs, note = read_wcs(header(WCSAXES=65535), (40, 30))
+    assert wcs is None
+    assert "WCSAXES is 65535" in note

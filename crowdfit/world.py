@@ -36,7 +36,21 @@ _BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, fits.Ver
 _PLATE: Final = re.compile(r"CNPIX[12]|PPO[1-6]|[XY]PIXELSZ|PLTRA[HMS]|PLTDEC(SN|D|M|S)|AMD[XY]\d{1,2}")
 """Keywords of the plate solution of the Digitized Sky Survey."""
 _PLATE_NEEDED: Final = frozenset(
-    "CNPIX1 CNPIX2 PPO3 PPO6 XPIXELSZ YPIXELSZ PLTRAH PLTRAM PLTRAS PLTDECSN PLTDECD PLTDECM PLTDECS".split()
+    [
+        "CNPIX1",
+        "CNPIX2",
+        "PPO3",
+        "PPO6",
+        "XPIXELSZ",
+        "YPIXELSZ",
+        "PLTRAH",
+        "PLTRAM",
+        "PLTRAS",
+        "PLTDECSN",
+        "PLTDECD",
+        "PLTDECM",
+        "PLTDECS",
+    ]
 ) | {f"AMD{axis}{k}" for axis in "XY" for k in range(1, 14)}
 
 

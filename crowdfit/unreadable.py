@@ -19,6 +19,7 @@ UNREADABLE: Final = (
     LookupError,
     AttributeError,
     ArithmeticError,
+    MemoryError,  # sizes in a damaged header
     VerifyError,
     struct.error,
     zlib.error,

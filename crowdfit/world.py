@@ -3,8 +3,9 @@
 Any celestial frame that astropy knows is welcome (ICRS, FK5, Galactic, ...); what comes out is ICRS.
 """
 
+import re
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from astropy import units as u
@@ -26,8 +27,31 @@ F64 = NDArray[np.float64]
 ROUND_TRIP = 0.1
 """Pixel -> sky -> pixel errors above this (pix) are reported; SIP inverses are good to about 0.01."""
 
+MOST_AXES = 99
+"""The standard has no keywords for more."""
+
 _BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, fits.VerifyError)
 """What astropy raises for headers that make no sense; `WcsError` is a ValueError."""
+
+_PLATE: Final = re.compile(r"CNPIX[12]|PPO[1-6]|[XY]PIXELSZ|PLTRA[HMS]|PLTDEC(SN|D|M|S)|AMD[XY]\d{1,2}")
+"""Keywords of the plate solution of the Digitized Sky Survey."""
+_PLATE_NEEDED: Final = frozenset(
+    [
+        "CNPIX1",
+        "CNPIX2",
+        "PPO3",
+        "PPO6",
+        "XPIXELSZ",
+        "YPIXELSZ",
+        "PLTRAH",
+        "PLTRAM",
+        "PLTRAS",
+        "PLTDECSN",
+        "PLTDECD",
+        "PLTDECM",
+        "PLTDECS",
+    ]
+) | {f"AMD{axis}{k}" for axis in "XY" for k in range(1, 14)}
 
 
 class CheckedWCS(NamedTuple):
@@ -68,12 +92,15 @@ def read_wcs(header: fits.Header, shape: tuple[int, int]) -> CheckedWCS:
     """
     if not any(str(key).startswith("CTYPE") for key in header):
         return CheckedWCS(None, "")
+    axes = header.get("WCSAXES")
+    if isinstance(axes, int) and axes > MOST_AXES:  # memory goes with the square
+        return CheckedWCS(None, f"broken WCS ignored, ra, dec are left out (WCSAXES is {axes})")
     from astropy.wcs import WCS  # noqa: PLC0415 - slow to import, and not every image has one
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old date styles, PV on TAN, ...: repaired by astropy
         try:
-            wcs = WCS(header)
+            wcs = WCS(_without_torn_plate(header))
             if wcs.naxis != 2:
                 wcs = wcs.celestial
             if not wcs.has_celestial:
@@ -84,6 +111,23 @@ def read_wcs(header: fits.Header, shape: tuple[int, int]) -> CheckedWCS:
             return CheckedWCS(
                 None, f"broken WCS ignored, ra, dec are left out ({reason[0] if reason else exc!r})"
             )
+
+
+def _without_torn_plate(header: fits.Header) -> fits.Header:
+    """Return a header without the keywords of a plate solution that is not whole.
+
+    wcslib takes a single one for a whole plate: it spoils the WCS beside it, and text in it ends the process.
+    """
+    plate = {key for key in header if _PLATE.fullmatch(str(key))}
+    if not plate:
+        return header
+    is_text = {key: isinstance(header[key], str) for key in plate}
+    if plate >= _PLATE_NEEDED and all(text == (key == "PLTDECSN") for key, text in is_text.items()):
+        return header
+    header = header.copy()
+    for key in plate:
+        header.remove(key, remove_all=True)
+    return header
 
 
 def _check_round_trip(wcs: Any, shape: tuple[int, int]) -> str:

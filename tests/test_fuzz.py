@@ -27,6 +27,14 @@ def test_sample(tmp_path, maker):
     assert ended <= {DONE, REFUSED}
 
 
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("seed", "number"), [(3, 125), (3, 254), (3, 644), (6, 324), (6, 445), (6, 446)])
+def test_what_once_broke(tmp_path, seed, number):
+    """Fluxes of -1e30, a gain of 1e300, a PSF of zeros, 65535 axes, a model error of 1e300, a file of 14 TiB."""
+    case, outcome = fuzz.run_number(seed, number, tmp_path)
+    assert not [text for text in outcome.problems if not text.startswith("memory")], fuzz_cases.told(case)
+
+
 def test_cases_follow_from_their_number(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()

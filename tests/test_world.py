@@ -90,3 +90,20 @@ def test_same_as_astropy():
 def test_right_ascension_without_a_jump(ra, expected):
     """M026: wrapped to (-180, 180] when the field straddles 0; not around a pole."""
     np.testing.assert_allclose(without_jump(ra), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "card", [{"CNPIX1": 0}, {"AMDX1": 1.0}, {"XPIXELSZ": 25.0}, {"CNPIX1": "x"}, {"PLTDECSN": 1.0}]
+)
+def test_torn_plate_solution(card):
+    """One keyword of a plate of the Sky Survey spoilt a good WCS; the last two ended the process."""
+    wcs, note = read_wcs(header(**card), (40, 30))
+    assert note == ""
+    sky = pixel_to_sky(wcs, [10], [20])
+    assert (sky.ra[0], sky.dec[0]) == pytest.approx((150, 2))
+
+
+def test_more_axes_than_there_are_keywords():
+    wcs, note = read_wcs(header(WCSAXES=65535), (40, 30))
+    assert wcs is None
+    assert "WCSAXES is 65535" in note

@@ -146,6 +146,7 @@ class ScoreDetect:
     model_error: float | None = Field(
         default=None,
         ge=0,
+        le=10,
         description="fractional error of the model added to the noise; null measures it in every pass",
     )
     shift_sigma: float = Field(default=0.8, gt=0, description="prior on the shifts of neighbours, in FWHM/3")

@@ -488,7 +488,7 @@ class TestInterrupt:
         def interrupted(*args, **kwargs):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("crowdfit.cli.prepare", interrupted)
+        monkeypatch.setattr("crowdfit.commands.fit.prepare", interrupted)
         assert main(["fit", "f.fits", "-o", str(tmp_path / "out")]) == INTERRUPTED
         # typer swallows the interrupt in some versions; a traceback it never shows
         assert capsys.readouterr().err in ("", "crowdfit: interrupted\n")

@@ -20,14 +20,17 @@ INNERMOST = 2
 """Rings from so many FWHM on; further in the score test itself knows the error of the model."""
 LEAST_REACH = 5.0
 """Stars whose wings drown in noise within so many FWHM have none to speak of."""
+BEYOND = 1.5
+"""The surroundings of a star are looked at out to so many times its own reach."""
 
 
 def ring_excess(frame: Frame, sources: Sources, signif: Image) -> Image:
     """Return by how much a significance map scatters more round bright stars than in the field, at least 1, (ny, nx).
 
     Measured in rings one FWHM wide, out to where the star drowns in noise; about 0, so that a ring that is too high
-    all round counts. Stars not yet found are in the map as well, everywhere; hence the comparison with the field. What
-    a small ring may scatter more by chance does not count.
+    all round counts. Stars not yet found are in the map as well, everywhere; hence the comparison with the field, and
+    with what lies just beyond the star where that is rougher. What a small ring may scatter more by chance does not
+    count.
     """
     excess, good = np.ones_like(signif), frame.exposure.good
     fwhm, (ny, nx) = frame.psf.fwhm, signif.shape
@@ -39,14 +42,19 @@ def ring_excess(frame: Frame, sources: Sources, signif: Image) -> Image:
     field = float(np.median(np.abs(signif[good])))
     for i in wide:
         x, y, reach = sources.x[i], sources.y[i], int(half[i])
-        rows = slice(max(int(y) - reach, 0), max(min(int(y) + reach + 1, ny), 0))
-        cols = slice(max(int(x) - reach, 0), max(min(int(x) + reach + 1, nx), 0))
+        edge = int(BEYOND * reach)
+        rows = slice(max(int(y) - edge, 0), max(min(int(y) + edge + 1, ny), 0))
+        cols = slice(max(int(x) - edge, 0), max(min(int(x) + edge + 1, nx), 0))
         yy, xx = np.mgrid[rows, cols]
         ring = (np.hypot(xx - x, yy - y) / fwhm).astype(int)
         n = int(reach / fwhm) + 1
-        scatter = ring_medians(np.abs(signif[rows, cols]), good[rows, cols], ring, n)
+        size, usable = np.abs(signif[rows, cols]), good[rows, cols]
+        outside = size[usable & (ring >= n)]
+        # in a cluster the surroundings are as rough as the rings, whatever the star does
+        level = max(field, float(np.median(outside)) if len(outside) else 0.0)
+        scatter = ring_medians(size, usable, ring, n)
         chance = 1 + CHANCE / np.sqrt(2 * np.arange(n) + 1)
-        around = np.append(np.maximum(scatter / (max(field, 1e-9) * chance), 1), 1.0)
+        around = np.append(np.maximum(scatter / (max(level, 1e-9) * chance), 1), 1.0)
         around[:INNERMOST] = 1  # one neighbour fills half of so small a ring
         here = np.asarray(around[np.minimum(ring, len(around) - 1)], np.float32)
         np.maximum(excess[rows, cols], here, out=excess[rows, cols])

@@ -22,6 +22,7 @@ from crowdfit.catalog import unit_of
 from crowdfit.detections import fact, flag_bits, plain_column
 from crowdfit.errors import InputError
 from crowdfit.flags import bit
+from crowdfit.robust import MAD
 
 __all__ = ["Alignment", "align", "epoch_of", "positions_at"]
 
@@ -41,7 +42,6 @@ LINEAR: Final = 10
 ROUNDS: Final = 10
 CLIP: Final = 3.5
 """Pairs are clipped beyond so many standard deviations, from the median absolute deviation."""
-MAD: Final = 1.4826
 ARCSEC: Final = 180 * 3600 / np.pi
 GAIA_EPOCH: Final = 2016.0
 

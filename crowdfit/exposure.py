@@ -160,6 +160,14 @@ class Exposure:
         """Median sky-and-detector noise of a usable pixel (image unit)."""
         return float(1 / np.sqrt(np.median(self.ivar[self.good])))
 
+    def nearest_pixel(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return row and column of the pixel on the image that is nearest to each place (x, y)."""
+        ny, nx = self.shape
+        row = np.clip(np.floor(y + 0.5), 0, ny - 1).astype(np.int64)
+        return row, np.clip(np.floor(x + 0.5), 0, nx - 1).astype(np.int64)
+
     def fit_ivar(self, model: Image) -> Image:
         """Return the inverse variance with the photon noise of `model` (ny, nx; image unit) added."""
         if np.isinf(self.gain):

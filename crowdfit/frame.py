@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as validated
 from crowdfit.exposure import Exposure, Image
 from crowdfit.psf.epsf import EPSF
 from crowdfit.render import add_to
+from crowdfit.robust import MAD, scatter
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 from crowdfit.tiles import Tiles
@@ -169,9 +170,9 @@ class Frame:
         if np.count_nonzero(bright) < 100:
             return 0.0
         model = self.model[bright]
-        scatter = 1.4826 * np.median(np.abs(self.resid[bright]) / model)
+        spread = MAD * np.median(np.abs(self.resid[bright]) / model)
         floor = np.median(noise[bright] / model)
-        return float(np.sqrt(max(scatter**2 - floor**2, 0.0)))
+        return float(np.sqrt(max(spread**2 - floor**2, 0.0)))
 
     @cached_property
     def whitened(self) -> Whitened:
@@ -201,7 +202,7 @@ class Frame:
         """Robust rms of the residual in units of its noise, over some `CHI_PIXELS`; 1 for a perfect model."""
         few = self._every(max(self.model.size // CHI_PIXELS, 1))
         pull = (few.resid * np.sqrt(few.fit_ivar))[few.exposure.good]
-        return float(1.4826 * np.median(np.abs(pull - np.median(pull))))
+        return scatter(pull)
 
     def _every(self, step: int) -> "Frame":
         """Return a frame of one row with every so many of the pixels: whole planes are not made for a few numbers."""
@@ -232,9 +233,7 @@ class Frame:
 
     def nearest_pixel(self, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return row and column of the pixel on the image that is nearest to each star."""
-        ny, nx = self.exposure.shape
-        row = np.clip(np.floor(sources.y + 0.5), 0, ny - 1).astype(np.int64)
-        return row, np.clip(np.floor(sources.x + 0.5), 0, nx - 1).astype(np.int64)
+        return self.exposure.nearest_pixel(sources.x, sources.y)
 
     def plain_error(self, sources: Sources) -> NDArray[np.float64]:
         """Return the flux errors of fitted stars without confusion (image unit)."""

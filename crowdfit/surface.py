@@ -14,6 +14,7 @@ from scipy.ndimage import median_filter
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.linalg import cg
 
+from crowdfit.robust import MAD
 from crowdfit.stages.sky import fill_holes
 
 __all__ = ["Surface", "star_share", "trust"]
@@ -22,8 +23,6 @@ F64 = NDArray[np.float64]
 
 DEGREE = 2
 """Of the splines: smooth slopes, and a better conditioned system than with cubic ones."""
-MAD = 1.4826
-"""Standard deviation over median absolute value, for a Gaussian."""
 OVERLAP = 1.72
 """Variance of the projection on one spline for independent coefficients of variance 1, over (sum w B^2)^2: the sum of
 the squared overlaps of a quadratic B-spline with its neighbours, 1.3108 on each axis."""

@@ -12,6 +12,7 @@ ROOT = Path(crowdfit.__file__).parent
 LAYERS = (
     (
         "errors",
+        "robust",
         "flags",
         "exposure",
         "sources",
@@ -32,6 +33,7 @@ LAYERS = (
         "stages",
         "photometry",
         "surface",
+        "extraction",
         "detectors",
         "io.options",
         "io.dq",

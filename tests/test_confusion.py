@@ -8,7 +8,8 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.render import render
 from crowdfit.sources import Sources
 from crowdfit.stages.confusion import CountedConfusion, NoConfusion, crowding
-from crowdfit.stages.solve import Columns, Normal, PcgSolve
+from crowdfit.stages.solve import PcgSolve
+from crowdfit.stages.system import Columns, Normal
 from tests.reference import normal as twins
 
 SIDE = 288

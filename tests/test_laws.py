@@ -12,7 +12,8 @@ from crowdfit.photometry.errors import marginal_errors
 from crowdfit.psf.analytic import moffat
 from crowdfit.render import render
 from crowdfit.sources import Sources
-from crowdfit.stages.solve import Columns, PcgSolve
+from crowdfit.stages.solve import PcgSolve
+from crowdfit.stages.system import Columns
 from tests.reference import EPS
 from tests.reference.scenes import ORDERS, varying_psf
 

@@ -14,7 +14,8 @@ from crowdfit.psf.epsf import EPSF
 from crowdfit.render import render
 from crowdfit.simulate import Scene, simulate
 from crowdfit.sources import Sources
-from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, core_error, wing_change, without_anchors
+from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf, core_error
+from crowdfit.stages.wings import wing_change, without_anchors
 
 SHAPE = (200, 200)
 REASONS = {"faint", "masked", "bad_fit", "off_centre", "on_pedestal", "crowded", "cell_full", "surplus"}

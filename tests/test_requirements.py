@@ -9,7 +9,8 @@ from crowdfit.api import fit_image
 from crowdfit.match import match_positions
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
-from crowdfit.stages.solve import Columns, column_norms, with_prior_rows
+from crowdfit.stages.solve import column_norms, with_prior_rows
+from crowdfit.stages.system import Columns
 
 SHAPE = (150, 150)
 FWHM = 3.0

@@ -11,7 +11,8 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
 from crowdfit.sources import Sources
-from crowdfit.stages.solve import Columns, LsqrSolve, Normal, PcgSolve, System, shift_prior
+from crowdfit.stages.solve import LsqrSolve, PcgSolve
+from crowdfit.stages.system import Columns, Normal, System, shift_prior
 from tests.reference import EPS
 from tests.reference import normal as twins
 from tests.reference.scenes import varying_psf

@@ -19,7 +19,8 @@ from crowdfit.psf.analytic import moffat
 from crowdfit.render import render
 from crowdfit.scene import SCENES
 from crowdfit.simulate import simulate
-from crowdfit.stages.solve import Normal, PcgSolve, System
+from crowdfit.stages.solve import PcgSolve
+from crowdfit.stages.system import Normal, System
 from crowdfit.tiles import Tile, Tiles
 
 SHAPE = (120, 150)
@@ -257,7 +258,7 @@ from crowdfit.frame import Frame, StampSizes
 from crowdfit.memory import peak_mb, resident_mb
 from crowdfit.psf.analytic import moffat
 from crowdfit.sources import Sources
-from crowdfit.stages.solve import System
+from crowdfit.stages.system import System
 from crowdfit.tiles import Tiles
 rng, shape = np.random.default_rng(1), (512, 512)
 exposure = Exposure.of(rng.normal(0, 1, shape), np.ones(shape))

@@ -20,6 +20,7 @@ from crowdfit.calibration.calibrate import colour_of, column_of
 from crowdfit.errors import InputError
 from crowdfit.match import Matches, match_positions
 from crowdfit.reach import Radius, read_reach
+from crowdfit.robust import scatter
 
 __all__ = ["FittedZeroPoint", "Reference", "fit_zero_point", "read_reference", "write_plot"]
 
@@ -38,7 +39,6 @@ MAG_NAMES: Final = ("aper_total_abmag", "mag_cal", "mag")
 ROUNDS: Final = 10
 LEAST: Final = 5
 """With fewer stars a scatter means nothing."""
-MAD: Final = 1.4826
 BAD: Final = ("saturated", "core_masked", "negative", "not_converged", "measure_failed", "edge")
 """Flags of stars that take no part."""
 
@@ -250,7 +250,7 @@ def _clipped_line(
             slope = float(np.polyfit(x[used], y[used], 1)[0])
         rest = y - slope * x
         zero = float(np.median(rest[used]))
-        sigma = MAD * float(np.median(np.abs(rest[used] - zero))) if used.sum() else 0.0
+        sigma = scatter(rest[used]) if used.sum() else 0.0
         again = np.abs(rest - zero) <= nsigma * sigma
         if again.sum() < LEAST or np.array_equal(again, used):
             break

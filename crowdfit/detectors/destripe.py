@@ -86,7 +86,7 @@ class Destripe:
         """
         chosen = self.lines.along or lines_of(exposure)
         directions = (True, False) if chosen == "both" else (chosen == "rows",)
-        image, error = np.zeros_like(exposure.data), np.zeros_like(exposure.data)
+        image = np.zeros_like(exposure.data)
         for _ in range(self.lines.rounds):
             segments = self.mask.segments(exposure, exposure.data - image)
             usable = exposure.good & ~self.mask.grown(segments)

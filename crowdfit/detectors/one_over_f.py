@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdfit.exposure import Image, Mask
+from crowdfit.robust import MAD
 
 __all__ = ["Stripes", "amplifier_edges", "find_stripes", "smooth_part"]
 
@@ -165,7 +166,7 @@ def clipped_means(
     mean[n == 0] = 0.0
     root = np.sqrt(weight)
     pull = np.abs(values - mean[:, None].astype(np.float32)) * root
-    chi = max(float(1.4826 * np.median(pull[seen])), 1.0) if seen.any() else 1.0
+    chi = max(float(MAD * np.median(pull[seen])), 1.0) if seen.any() else 1.0
     total = np.zeros(len(n))
     for _ in range(ROUNDS):
         inside = np.where(np.abs(values - mean[:, None].astype(np.float32)) * root < CLIP * chi, weight, 0)
@@ -207,7 +208,7 @@ def neighbour_means(values: F64, weight: F64) -> tuple[F64, F64]:
 
 def excess_variance(values: F64, information: F64) -> float:
     """Return the robust variance of values about zero beyond that of their noise; 0 unless it is significant."""
-    spread = (1.4826 * np.median(np.abs(values))) ** 2
+    spread = (MAD * np.median(np.abs(values))) ** 2
     noise = float(np.median(1 / information))
     # a robust variance of n values scatters by 1.65 sqrt(2 / n) of itself
     chance = 3 * 1.65 * np.sqrt(2 / len(values)) * noise
@@ -216,6 +217,6 @@ def excess_variance(values: F64, information: F64) -> float:
 
 def clipped_slope(x: F64, y: F64) -> float:
     """Return the slope of y over x through the origin, within 0 and 1, from values that are not far out."""
-    inside = np.abs(y) < CLIP * 1.4826 * np.median(np.abs(y))
+    inside = np.abs(y) < CLIP * MAD * np.median(np.abs(y))
     square = float(np.sum(x[inside] ** 2))
     return float(np.clip(np.sum(x[inside] * y[inside]) / square, 0, 1)) if square > 0 else 0.0

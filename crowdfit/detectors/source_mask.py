@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.ndimage import binary_dilation
 
-from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure, Image, Mask
+from crowdfit.extraction import extract
 from crowdfit.stages.base import STRICT
 
 __all__ = ["Segments", "SourceMask"]
@@ -65,18 +65,14 @@ class SourceMask:
             np.ascontiguousarray(data), mask=bad, bw=size, bh=size, fw=self.filter_cells, fh=self.filter_cells
         )
         background, noise = mesh.back(), mesh.rms()
-        try:
-            _, labels = sep.extract(
-                data - background, self.nsigma, err=np.maximum(noise, np.float32(1e-30)), mask=bad,
-                minarea=self.min_pixels, filter_kernel=self._kernel(), filter_type="conv",
-                deblend_nthresh=self.deblend_levels, deblend_cont=self.deblend_contrast, clean=False,
-                segmentation_map=True,
-            )  # fmt: skip
-        except Exception as exc:  # noqa: BLE001 - sep raises nothing more special
-            raise InputError(
-                f"{exposure.name}: the sources cannot be told apart ({exc}); raise mask.nsigma ({self.nsigma:g}), or "
-                "fit the stars: crowdfit fit --set stripes.kind=lines"
-            ) from exc
+        _, labels = extract(
+            exposure.name,
+            f"raise mask.nsigma ({self.nsigma:g}), or fit the stars: crowdfit fit --set stripes.kind=lines",
+            data - background, self.nsigma, err=np.maximum(noise, np.float32(1e-30)), mask=bad,
+            minarea=self.min_pixels, filter_kernel=self._kernel(), filter_type="conv",
+            deblend_nthresh=self.deblend_levels, deblend_cont=self.deblend_contrast, clean=False,
+            segmentation_map=True,
+        )  # fmt: skip
         return Segments(np.asarray(labels, np.int32), background, noise)
 
     def grown(self, segments: Segments) -> Mask:

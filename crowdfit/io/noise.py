@@ -25,6 +25,7 @@ from crowdfit.errors import InputError
 from crowdfit.io.headers import Facts
 from crowdfit.io.local import local_percentile
 from crowdfit.io.options import InputOptions
+from crowdfit.robust import MAD
 
 __all__ = [
     "Noise",
@@ -61,7 +62,6 @@ UNSURE: Final = 0.05
 """Share of the starlight that may remain in err^2 - s data through an error of s."""
 SECOND_DIFFERENCE: Final = np.sqrt(6.0)
 """Scatter of a[i-1] - 2 a[i] + a[i+1] for white noise of unit sigma."""
-MAD: Final = 1.4826
 
 
 @dataclass(frozen=True, eq=False)

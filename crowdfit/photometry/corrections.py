@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crowdfit.robust import scatter
+
 F64 = NDArray[np.float64]
 
 LEAST_STARS = 5
@@ -86,7 +88,7 @@ def clipped_median(values: F64) -> tuple[float, float]:
     """Return the median without outliers and its error; `values` (n,) has at least one number."""
     for _ in range(5):
         middle = np.median(values)
-        sigma = 1.4826 * np.median(np.abs(values - middle))
+        sigma = scatter(values)
         kept = values[np.abs(values - middle) <= CLIP * sigma] if sigma > 0 else values
         if len(kept) == len(values):
             break

@@ -30,7 +30,7 @@ from crowdfit.photometry.unresolved import (
     noise_shares,
 )
 from crowdfit.sources import Sources
-from crowdfit.stages.solve import marginal_variance, normal_matrix, shift_prior
+from crowdfit.stages.system import marginal_variance, normal_matrix, shift_prior
 
 F64 = NDArray[np.float64]
 

@@ -20,6 +20,7 @@ from crowdfit._kernels.stamps import fill_stamps
 from crowdfit.frame import Frame
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.field import Grid
+from crowdfit.robust import scatter
 from crowdfit.sources import Sources
 
 F64 = NDArray[np.float64]
@@ -167,7 +168,7 @@ def chi_map(frame: Frame, cells: tuple[int, int]) -> F64:
         pull = frame.resid[here][bright] * np.sqrt(frame.fit_ivar[here][bright])
         if len(pull) >= MIN_PIXELS:
             pull = pull[:: max(len(pull) // CHI_PIXELS, 1)]
-            chi[row, col] = 1.4826 * np.median(np.abs(pull - np.median(pull)))
+            chi[row, col] = scatter(pull)
     return chi
 
 
@@ -345,7 +346,7 @@ def _medians(shapes: F64, expected: F64, cell: I64, shape: tuple[int, int], chi:
         middle[k] = np.median(shapes[cell == k], axis=0)
         ratio[k] = np.median(here / expected[cell == k])
         # the median of n normal numbers scatters by sqrt(pi / 2 n)
-        error[k] = 1.4826 * np.median(np.abs(here - np.median(here))) * np.sqrt(np.pi / 2 / len(here))
+        error[k] = scatter(here) * np.sqrt(np.pi / 2 / len(here))
     xx, yy, xy = middle.T
     root = np.hypot((xx - yy) / 2, xy)
     major, minor = (xx + yy) / 2 + root, (xx + yy) / 2 - root

@@ -18,9 +18,7 @@ I64 = NDArray[np.int64]
 
 def blob_at(exposure: Exposure, x: F64, y: F64) -> I64:
     """Return the number of the saturated blob, with its rim, in which each place (x, y) lies; 0 where there is none."""
-    blobs, (ny, nx) = exposure.blobs, exposure.shape
-    row, col = (np.clip(np.floor(at + 0.5), 0, n - 1).astype(int) for at, n in ((y, ny), (x, nx)))
-    return np.asarray(blobs[row, col])
+    return np.asarray(exposure.blobs[exposure.nearest_pixel(x, y)])
 
 
 def only_one(exposure: Exposure, known: Sources, x: F64, y: F64, strength: F64) -> Mask:

@@ -18,8 +18,8 @@ from crowdfit._kernels.filters import find_peaks, refine_peaks
 from crowdfit._kernels.neighbours import keep_strongest
 from crowdfit._kernels.score import score_companions, score_peaks
 from crowdfit.counts import least_snr
-from crowdfit.errors import InputError
 from crowdfit.exposure import Image, Mask
+from crowdfit.extraction import extract
 from crowdfit.frame import Frame, Frames
 from crowdfit.neighbours import build_grid
 from crowdfit.sources import Sources
@@ -27,7 +27,7 @@ from crowdfit.stages.base import STRICT, Schedule, by_pass
 from crowdfit.stages.blobs import only_one
 from crowdfit.stages.matched import field_filter, filter_kernel, matched_filter
 from crowdfit.stages.rings import ring_excess
-from crowdfit.stages.solve import shift_prior
+from crowdfit.stages.system import shift_prior
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -361,19 +361,12 @@ class SepDetect:
         sep.set_sub_object_limit(self.sub_objects)
         sep.set_extract_pixstack(self.pixel_stack)
         # no cleaning: it compares raw with matched-filter thresholds and so drops isolated stars
-        try:
-            found = sep.extract(
-                frame.resid, by_pass(self.nsigma, pass_no), err=err, mask=~frame.exposure.good, minarea=self.min_area,
-                filter_kernel=kernel, filter_type="matched", deblend_nthresh=self.deblend_levels,
-                deblend_cont=self.deblend_contrast, clean=False,
-            )  # fmt: skip
-        except Exception as problem:
-            if "overflow" not in str(problem) and "pixel" not in str(problem):
-                raise
-            raise InputError(
-                f"{frame.exposure.name}: SEP ran out of room in a crowded field ({problem}); raise "
-                "detect.sub_objects or detect.pixel_stack, or the threshold detect.nsigma"
-            ) from problem
+        found = extract(
+            frame.exposure.name, "raise detect.sub_objects or detect.pixel_stack, or the threshold detect.nsigma",
+            frame.resid, by_pass(self.nsigma, pass_no), err=err, mask=~frame.exposure.good, minarea=self.min_area,
+            filter_kernel=kernel, filter_type="matched", deblend_nthresh=self.deblend_levels,
+            deblend_cont=self.deblend_contrast, clean=False,
+        )  # fmt: skip
         at = (np.array(found["ycpeak"], np.int64), np.array(found["xcpeak"], np.int64))
         signif = matched_filter(frame.resid, ivar, field_filter(frame))
         x, y = refined(signif, *at)

@@ -26,6 +26,7 @@ from scipy.ndimage import gaussian_filter
 
 from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
+from crowdfit.robust import MAD
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 from crowdfit.stages.matched import Filter, field_filter, filter_kernel, matched_filter
@@ -37,7 +38,7 @@ from crowdfit.stages.sky import (
     interpolate_blocks,
     usable_for_sky,
 )
-from crowdfit.surface import MAD, Surface, star_share, trust
+from crowdfit.surface import Surface, star_share, trust
 
 F64 = NDArray[np.float64]
 

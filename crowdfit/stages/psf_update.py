@@ -21,19 +21,17 @@ from crowdfit.frame import Frame, Frames, PsfQuality
 from crowdfit.psf.empirical import StarPixels, refit, resampled
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.variation import common_plane, corrections, fit_variation, mixed, on_image, variations
+from crowdfit.robust import MAD
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT, by_pass
 from crowdfit.stages.blobs import blob_at
 from crowdfit.stages.detect import softened_ivar
+from crowdfit.stages.wings import wing_change, without_anchors
 
 log = logging.getLogger(__name__)
 
 EARLY = 3
 """In so many passes stars are still being found, and a PSF that was right for the few before may not be for them."""
-INNERMOST = 3
-"""Where the wings begin (FWHM)."""
-ANCHOR = 0.8
-"""So much of what tells of the flux of a saturated star lies on pixels that tell the PSF nothing."""
 
 
 @plain(frozen=True, eq=False)
@@ -372,26 +370,6 @@ class FixedPsf:
         return frames, sources
 
 
-def without_anchors(frame: Frame, wings: Sources) -> Image:
-    """Return the inverse variance of a frame, 0 round saturated stars on the pixels that their fluxes come from.
-
-    There the PSF belongs to the other stars. A star whose pixels had a say in both its flux and the PSF below them
-    would hold on to any flux: too faint a star with too high a wing looks the same.
-    """
-    ivar, (ny, nx) = frame.fit_ivar.copy(), frame.exposure.shape
-    for x, y, half in zip(wings.x, wings.y, frame.half_sizes(wings.flux), strict=True):
-        rows = slice(max(int(y) - half, 0), min(int(y) + half + 1, ny))
-        cols = slice(max(int(x) - half, 0), min(int(x) + half + 1, nx))
-        yy, xx = np.mgrid[rows, cols]
-        radius = np.hypot(xx - x, yy - y)
-        information = np.square(frame.model[rows, cols], dtype=np.float64) * frame.fit_ivar[rows, cols]
-        order = np.argsort(radius, axis=None)
-        gained = np.cumsum(information.ravel()[order])
-        edge = radius.ravel()[order][np.searchsorted(gained, ANCHOR * gained[-1])]
-        ivar[rows, cols][radius <= edge] = 0
-    return ivar
-
-
 def change_of(old: EPSF, new: EPSF) -> float:
     """Return the share of the light that lies elsewhere in the new PSF, within 6 FWHM, where it changed most."""
     size = 2 * int(np.ceil(6 * new.fwhm)) + 1
@@ -403,27 +381,6 @@ def change_of(old: EPSF, new: EPSF) -> float:
     return float(np.max(moved))
 
 
-def wing_change(frame: Frame, new: EPSF, wings: Sources) -> float:
-    """Return the largest change of a ring of the brightest star of `wings` under the PSF `new` (sigma of a pixel).
-
-    The rings are one FWHM wide and begin where `change_of` sees next to nothing.
-    """
-    if not len(wings):
-        return 0.0
-    star = wings.take(np.array([np.argmax(wings.flux)]))
-    size = 2 * int(min(frame.half_sizes(star.flux)[0], new.support, frame.psf.support)) + 1
-    x, y, flux = float(star.x[0]), float(star.y[0]), float(star.flux[0])
-    before, after = (psf.at(x, y).native(size) * flux for psf in (frame.psf, new))
-    noise = np.sqrt(frame.noise**2 + np.maximum(after, 0) / frame.exposure.gain)
-    grid = np.arange(size) - size // 2
-    ring = (np.hypot(*np.meshgrid(grid, grid)) / new.fwhm).astype(int)
-    ring[ring < INNERMOST] = 0
-    moved = np.bincount(ring.ravel(), ((after - before) / noise).ravel()) / np.maximum(
-        np.bincount(ring.ravel()), 1
-    )
-    return float(np.max(np.abs(moved[INNERMOST:]), initial=0.0))
-
-
 def core_error(frame: Frame, stars: Sources) -> float:
     """Return the scatter of residual over model at the central pixels of stars: how wrong the PSF still is."""
     ny, nx = frame.exposure.shape
@@ -431,7 +388,7 @@ def core_error(frame: Frame, stars: Sources) -> float:
     col = np.clip(np.round(stars.x).astype(int), 0, nx - 1)
     good = frame.exposure.good[row, col] & (frame.model[row, col] > 0)
     ratio = np.abs(frame.resid[row, col][good]) / frame.model[row, col][good]
-    return float(1.4826 * np.median(ratio)) if len(ratio) else 0.0
+    return float(MAD * np.median(ratio)) if len(ratio) else 0.0
 
 
 def star_quality(frame: Frame, stars: Sources, ivar: Image) -> NDArray[np.float64]:

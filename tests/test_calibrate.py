@@ -129,6 +129,29 @@ def test_sky_error_is_measured():
     assert np.median(calibrate(table)["mag_err_sky"].value * flux) < 1.0
 
 
+def test_parts_of_a_fit_are_counted_once():
+    """P064: `flux_err` of a fit is the sum of its parts, so the budget adds up to it and to nothing more.
+
+    parts 2, sqrt(2.5^2 - 2^2) = 1.5, 1.2, 0.9 and 1.0: 1.0857 / 100 x each; in quadrature sqrt(10.5) = 3.24.
+    """
+    rng = np.random.default_rng(4)
+    n = 100
+    parts = {"isolated": 2.0, "marginal": 2.5, "sky": 1.2, "psf": 0.9, "confusion": 1.0}
+    columns = {f"flux_err_{name}": np.full(n, value) for name, value in parts.items()}
+    total = np.sqrt(2.5**2 + 1.2**2 + 0.9**2 + 1.0**2)
+    # what a fit without parts would take for the error of the sky
+    columns |= {"flux_lbs": 100 + rng.normal(0, 5, n), "flux_lbs_err": np.full(n, 3.0)}
+    table = QTable({"flux": np.full(n, 100.0), "flux_err": np.full(n, total), **columns}, meta=NIRCAM)
+    row = calibrate(table, Calibration(zero_point_err=0.0))[0]
+    one = 1.0857362 / 100
+    found = [row[f"mag_{name}"].value for name in ("cal_err", "err_blend", "err_sky", "err_psf", "err_total")]
+    expected = [2.0, np.sqrt(1.5**2 + 1.0**2), 1.2, 0.9, total]
+    np.testing.assert_allclose(found, one * np.array(expected), rtol=1e-5)
+    assert row["flux_cal_err"].value / row["flux_cal"].value == pytest.approx(total / 100)
+    noisy = calibrate(table, Calibration(noise_factor=2.0, sky_err=0.0, zero_point_err=0.0), "t")
+    assert noisy["mag_cal_err"][0].value == pytest.approx(2 * 2.0 * one, rel=1e-5)
+
+
 def test_stars_without_colour():
     """They get the term of the median colour, and the spread of colours as an error."""
     rng = np.random.default_rng(1)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from astropy import units as u
@@ -30,6 +30,7 @@ from crowdfit.calibration.zeropoints import (
 )
 from crowdfit.errors import InputError
 from crowdfit.io.hdus import sha256_of
+from crowdfit.robust import scatter
 
 if TYPE_CHECKING:
     from astropy.table import QTable, Table
@@ -45,11 +46,25 @@ FAINT: Final = 20.0
 """Stars below this S/N tell the uncertainty of the sky; above it the error of the PSF outweighs it."""
 LEAST: Final = 30
 """With fewer such stars the uncertainty of the sky is not measured."""
-MAD: Final = 1.4826
 N_EFF: Final = np.pi / 1.18**2
 """Effective area of a PSF over the square of the column fwhm."""
 CONSTANT_COSTS: Final = N_EFF / 4**2
 """Share of flux_lbs_err^2 that the free constant costs: effective area over that of the stamp, 4 FWHM wide."""
+
+
+FIT_PARTS: Final = (
+    "flux_err_isolated", "flux_err_marginal", "flux_err_sky", "flux_err_psf", "flux_err_confusion"
+)  # fmt: skip
+"""Columns of a fit that say what `flux_err` is made of."""
+
+
+class Parts(NamedTuple):
+    """Errors of fluxes (n,; image unit): noise of pixels, other stars in the list or not, sky, and PSF."""
+
+    noise: F64
+    blend: F64
+    sky: F64
+    psf: F64
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +107,17 @@ class Calibrator:
         with np.errstate(divide="ignore", invalid="ignore"):
             mag = np.where(flux > 0, self.zero_point.value - 2.5 * np.log10(flux), np.nan) + correction
             relative = np.where(flux > 0, MAG / flux, np.nan)
-        random = relative * flux_err * self.options.noise_factor
+        parts_of_fit = self._parts(catalog, flux, flux_err)
+        random = relative * parts_of_fit.noise * self.options.noise_factor
         values: dict[str, F64] = {"mag_cal": mag, "mag_cal_err": random}
         if (jansky := self._jansky()) is not None:
             scale = jansky * float(u.Jy.to(self.options.flux_unit)) * 10 ** (-0.4 * correction)
             values |= {"flux_cal": flux * scale, "flux_cal_err": flux_err * self.options.noise_factor * scale}
         ones = np.where(flux > 0, 1.0, np.nan)
         values |= {
-            "mag_err_blend": relative * _blend(catalog, self.options.flux, flux_err),
-            "mag_err_sky": relative * self._sky(catalog, flux, flux_err),
-            "mag_err_psf": ones * MAG * self.options.psf_err,
+            "mag_err_blend": relative * parts_of_fit.blend,
+            "mag_err_sky": relative * parts_of_fit.sky,
+            "mag_err_psf": ones * np.hypot(MAG * self.options.psf_err, relative * parts_of_fit.psf),
             "mag_err_aperture": ones * self.options.aperture_correction_err,
             "mag_err_colour": ones * colour_err,
             "mag_err_extinction": ones * extinction_err,
@@ -123,7 +139,7 @@ class Calibrator:
         colour = colour_of(catalog, options.colour)
         away = colour - options.colour_pivot
         known = np.isfinite(away)
-        spread = MAD * float(np.median(np.abs(away[known] - np.median(away[known])))) if known.any() else 0.0
+        spread = scatter(away[known]) if known.any() else 0.0
         typical = float(np.median(away[known])) if known.any() else 0.0
         # a star without a colour gets the term of the median one, and the spread of colours as its error
         lost = abs(options.colour_term) * spread
@@ -144,18 +160,33 @@ class Calibrator:
         extinction = self.extinction * excess
         return extinction, extinction * self.options.ebv_err
 
-    def _sky(self, catalog: "Table", flux: F64, flux_err: F64) -> F64:
-        """Return the error of the flux (image unit) that comes from the sky under the star."""
-        names = set(catalog.colnames)
-        if self.options.sky_err is not None and "fwhm" in names:
-            return N_EFF * column_of(catalog, "fwhm") ** 2 * self.options.sky_err
-        if (
-            self.options.sky_err is None
-            and {"flux_lbs", "flux_lbs_err"} <= names
-            and self.options.flux == "flux"
-        ):
-            return np.full(len(flux), _sky_scatter(catalog, flux, flux_err))
-        return np.full(len(flux), np.nan)
+    def _parts(self, catalog: "Table", flux: F64, flux_err: F64) -> "Parts":
+        """Return what the error of the fluxes is made of.
+
+        A catalogue of `crowdfit fit` says so itself, and its `flux_err` is the sum. One without these columns has the
+        error of pixels alone, to which the others come.
+        """
+        named, none = set(catalog.colnames), np.full(len(flux), np.nan)
+        is_fit = self.options.flux == "flux"
+        if is_fit and set(FIT_PARTS) <= named:
+            isolated, marginal, sky, psf, confusion = (column_of(catalog, name) for name in FIT_PARTS)
+            blend = np.sqrt(np.maximum(marginal**2 - isolated**2, 0) + confusion**2)
+            return Parts(isolated, blend, self._given_sky(catalog, sky), psf)
+        blend = none
+        if is_fit and "flux_err_marginal" in named:
+            blend = np.sqrt(np.maximum(column_of(catalog, "flux_err_marginal") ** 2 - flux_err**2, 0))
+        sky = none
+        if is_fit and self.options.sky_err is None and {"flux_lbs", "flux_lbs_err"} <= named:
+            sky = np.full(len(flux), _sky_scatter(catalog, flux, flux_err))
+        return Parts(flux_err, blend, self._given_sky(catalog, sky), np.zeros(len(flux)))
+
+    def _given_sky(self, catalog: "Table", sky: F64) -> F64:
+        """Return the error of the flux (image unit) from that of the sky which the options give, else `sky`."""
+        if self.options.sky_err is None:
+            return sky
+        if "fwhm" not in catalog.colnames:
+            return np.full(len(sky), np.nan)
+        return N_EFF * column_of(catalog, "fwhm") ** 2 * self.options.sky_err
 
     def _jansky(self) -> float | None:
         """Return the flux density (Jy) of one image unit; None where the system cannot be tied to AB."""
@@ -327,14 +358,6 @@ def colour_of(catalog: "Table", text: str) -> F64:
     return column_of(catalog, first.strip()) - column_of(catalog, second.strip())
 
 
-def _blend(catalog: "Table", flux: str, flux_err: F64) -> F64:
-    """Return what free neighbours add to the error of the flux (image unit), NaN where that is not known."""
-    if flux != "flux" or "flux_err_marginal" not in catalog.colnames:
-        return np.full(len(flux_err), np.nan)
-    marginal = column_of(catalog, "flux_err_marginal")
-    return np.sqrt(np.maximum(marginal**2 - flux_err**2, 0))
-
-
 def _sky_scatter(catalog: "Table", flux: F64, flux_err: F64) -> float:
     """Return the error of fluxes (image unit) that the sky causes: the scatter of flux_lbs beyond its errors (P063).
 
@@ -347,7 +370,7 @@ def _sky_scatter(catalog: "Table", flux: F64, flux_err: F64) -> float:
     if np.count_nonzero(usable) < LEAST:
         return np.nan
     off = (free - flux)[usable]
-    seen = MAD * float(np.median(np.abs(off - np.median(off))))
+    seen = scatter(off)
     expected = CONSTANT_COSTS * float(np.median(free_err[usable] ** 2))
     return float(np.sqrt(max(seen**2 - expected, 0)))
 

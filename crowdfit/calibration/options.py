@@ -95,8 +95,8 @@ class Calibration:
     )
     sky_err: Error | None = Field(
         default=None,
-        description="uncertainty of the sky under a star, image unit per pixel; unset: measured from how far flux_lbs "
-        "scatters beyond its errors",
+        description="uncertainty of the sky under a star, image unit per pixel; unset: flux_err_sky of the catalogue, "
+        "or where it has none, from how far flux_lbs scatters beyond its errors",
     )
     psf_err: Error = Field(
         default=0.0, description="relative error of fluxes from the PSF model or PSF matching"

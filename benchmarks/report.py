@@ -119,7 +119,7 @@ def errors_table(groups: Sequence[Group]) -> str:
 def _marked(group: Group, name: str, label: str) -> str:
     """Return the median of a figure of pulls in an S/N bin as text, bold where errors do not mean what they say."""
     value = round(group.median(scored(name, label)), 2)
-    text = _shown(value, "+.2f" if name == "pull_med" else ".2f")
+    text = "-" if isnan(value) else format(value, "+z.2f" if name == "pull_med" else "z.2f")
     low, high = (-LARGEST_MEDIAN, LARGEST_MEDIAN) if name == "pull_med" else WIDTHS
     return f"**{text}**" if value < low or value > high else text
 

@@ -174,22 +174,6 @@ class TestTables:
         report.write_between_markers(copy, "table\n")
         assert "table" in copy.read_text(encoding="utf-8")
 
-    def test_fields_are_chosen(self, tmp_path, capsys):
-        runs = write(tmp_path / "r.jsonl", [record(), record(field="sparse")])
-        assert report.main([str(runs), "--fields", "sparse"]) == 0
-        out = capsys.readouterr().out
-        assert "`sparse`" in out
-        assert "`dense`" not in out
-        assert report.main([str(runs), "--fields", "cluster"]) == 2
-        assert "no runs to report" in capsys.readouterr().err
-
-
-class TestPlots:
-    RUNS = (
-        *(record(code=code, f1=f1) for code, f1 in (("crowdfit", 0.8), ("floor", 0.97), ("crowdsource", 0.7))),
-        *(record(field=f"ladder{n}", f1=1 - 1 / n) for n in (8, 200, 50)),
-    )  # fmt: skip
-
     def test_errors(self, tmp_path, capsys):
         """Pulls by S/N, those that are out of range in bold; fields without truth have none."""
         good = {"pull_mad": 0.9, "pull_med": -0.2, "pos_pull": 1.151}
@@ -208,6 +192,22 @@ class TestPlots:
             "| `dense` | crowdfit | 1 | 0.90 (-0.20) | **0.89** (**+0.21**) | 0.90 (-0.20) | 0.90 (-0.20) "
             "| 1.15 | **1.16** | 1.15 | 1.15 |"
         )
+
+    def test_fields_are_chosen(self, tmp_path, capsys):
+        runs = write(tmp_path / "r.jsonl", [record(), record(field="sparse")])
+        assert report.main([str(runs), "--fields", "sparse"]) == 0
+        out = capsys.readouterr().out
+        assert "`sparse`" in out
+        assert "`dense`" not in out
+        assert report.main([str(runs), "--fields", "cluster"]) == 2
+        assert "no runs to report" in capsys.readouterr().err
+
+
+class TestPlots:
+    RUNS = (
+        *(record(code=code, f1=f1) for code, f1 in (("crowdfit", 0.8), ("floor", 0.97), ("crowdsource", 0.7))),
+        *(record(field=f"ladder{n}", f1=1 - 1 / n) for n in (8, 200, 50)),
+    )  # fmt: skip
 
     def test_files(self, tmp_path, capsys):
         runs = write(tmp_path / "r.jsonl", self.RUNS)

@@ -161,9 +161,9 @@ def test_image_unit(small_psf):
 @pytest.fixture(scope="module")
 def cluster():
     """The core of a cluster, its middle without a free pixel, and empty corners."""
-    heart = Cluster(x=127.5, y=127.5, n_stars=9000, core_radius=55.0, gamma=4.0)
+    heart = Cluster(x=79.5, y=79.5, n_stars=3600, core_radius=36.0, gamma=4.0)
     return simulate(
-        dataclasses.replace(SCENES["cluster"], ny=256, nx=256, clusters=(heart,), dead_columns=0, seed=4)
+        dataclasses.replace(SCENES["cluster"], ny=160, nx=160, clusters=(heart,), dead_columns=0, seed=4)
     )
 
 
@@ -172,7 +172,7 @@ def bias(made, hidden):
     result = fit_image(made.data, made.err, made.dq, sky__hidden=hidden)
     truth, found = truth_of(made), as_stars(result.catalog)
     partner = match(truth, found)
-    core = np.hypot(truth.stars.x - 127.5, truth.stars.y - 127.5) < 50
+    core = np.hypot(truth.stars.x - 79.5, truth.stars.y - 79.5) < 36
     star = np.flatnonzero((partner >= 0) & truth.clean & core & (truth.snr(truth.stars.flux) > 50))
     ratio = found.flux[partner[star]] / truth.stars.flux[star]
     return float(np.median(ratio) - 1), len(found) - int((partner >= 0).sum())
@@ -181,6 +181,6 @@ def bias(made, hidden):
 def test_core_of_a_cluster(cluster):
     """The light of stars that are too faint to be found goes to the sky, not to those that are in the list."""
     (filled, false_filled), (solved, false_solved) = bias(cluster, 0.0), bias(cluster, MeshSky().hidden)
-    assert filled > 0.03
+    assert filled > 0.07
     assert solved < 0.75 * filled
-    assert false_solved < 0.9 * false_filled
+    assert false_solved < 0.75 * false_filled

@@ -14,7 +14,8 @@ from crowdfit.stages.base import STRICT
 class MeasuredSharedNoise:
     """Errors and thresholds are raised by what noise that pixels share, as after drizzling, is found to do to fluxes.
 
-    Measured on the residual in every pass, and once more in the last; no change where it does not stand out. While no star is known the residual tells of stars alone, and pixels count as independent.
+    Measured on the residual in every pass, and once more in the last; no change where it does not stand out. While no
+    star is known the residual tells of stars alone, and pixels count as independent.
     """
 
     kind: Literal["measured"] = "measured"

@@ -3,6 +3,7 @@
     python -m benchmarks.report                                   # everything in results/, to the screen
     python -m benchmarks.report results/*.jsonl --into --plots results/plots
     python -m benchmarks.report mine.jsonl --fields dense cluster
+    python -m benchmarks.report mine.jsonl --errors               # only pulls: widths, and medians in brackets
 
 Records are those of `benchmarks.run`, `benchmarks.floor` and of the rivals' runner. They are grouped by field,
 code (with its settings, when there are any) and number of threads; of equal runs of one seed the newest counts,
@@ -69,9 +70,12 @@ BY_SNR = (
     ("Pull, median", "pull_med", ".2f"),
     ("Pull, width", "pull_mad", ".2f"),
     ("Position error (pix)", "pos_med", ".4f"),
+    ("Position pull, width", "pos_pull", ".2f"),
 )
 BY_DENSITY = tuple(entry for entry in BY_SNR if entry[1] != "pos_med")
 """Tables by bin: title, figure, format."""
+WIDTHS, LARGEST_MEDIAN = (0.9, 1.15), 0.2
+"""Errors mean what they say when pulls have widths in this range and medians no larger than this."""
 
 
 def markdown(groups: Sequence[Group]) -> str:
@@ -92,6 +96,32 @@ def markdown(groups: Sequence[Group]) -> str:
             if text := _table([g for g in groups if g.is_scored], columns, costs=False):
                 parts += [f"{heading} {title}:", text]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def errors_table(groups: Sequence[Group]) -> str:
+    """Return the pulls of flux and of position by S/N above 10 as Markdown: widths, and medians in brackets.
+
+    What is out of `WIDTHS`, or above `LARGEST_MEDIAN` either way, is in bold.
+    """
+    labels = SNR_LABELS[1:]
+    heads = ["field", "code", "seeds"]
+    heads += [f"{what} {label}" for what in ("flux", "position") for label in labels]
+    lines = [heads, ["---"] * len(heads)]
+    for group in groups:
+        cells = [
+            f"{_marked(group, 'pull_mad', label)} ({_marked(group, 'pull_med', label)})" for label in labels
+        ] + [_marked(group, "pos_pull", label) for label in labels]
+        if group.is_scored:
+            lines.append([f"`{group.field}`", group.name, group.seeds, *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def _marked(group: Group, name: str, label: str) -> str:
+    """Return the median of a figure of pulls in an S/N bin as text, bold where errors do not mean what they say."""
+    value = round(group.median(scored(name, label)), 2)
+    text = "-" if isnan(value) else format(value, "+z.2f" if name == "pull_med" else "z.2f")
+    low, high = (-LARGEST_MEDIAN, LARGEST_MEDIAN) if name == "pull_med" else WIDTHS
+    return f"**{text}**" if value < low or value > high else text
 
 
 def _table(groups: Sequence[Group], columns: Sequence[tuple[str, Value, str]], *, costs: bool = True) -> str:
@@ -162,13 +192,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write the tables between the markers of this file (benchmarks/README.md) instead of printing them",
     )  # fmt: skip
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw plots into this folder")
+    parser.add_argument("--errors", action="store_true", help="only the pulls: do errors mean what they say?")
     args = parser.parse_args(argv)
     try:
         records = read_records(args.files or sorted(RESULTS.parent.glob("*.jsonl")))
         groups = grouped(r for r in records if not args.fields or r["field"] in args.fields)
         if not groups:
             raise InputError("no runs to report; make some with python -m benchmarks.run dense")
-        text = markdown(groups)
+        text = errors_table(groups) if args.errors else markdown(groups)
         if args.into is None:
             print(text, end="")
         else:

@@ -34,6 +34,7 @@ from crowdfit.stages.nebula import NebulaSky
 from crowdfit.stages.prune import NoPrune, Prune
 from crowdfit.stages.psf_update import EmpiricalPsf, FixedPsf
 from crowdfit.stages.segments import NoSegments, SepSegments
+from crowdfit.stages.shared_noise import MeasuredSharedNoise, NoSharedNoise
 from crowdfit.stages.sky import BlockSky, FixedSky, MeshSky
 from crowdfit.stages.solve import LsqrSolve, PcgSolve
 from crowdfit.stages.stop import Settled
@@ -73,6 +74,7 @@ class Config:
     stamps: StampSizes = StampSizes()
     sky: Annotated[MeshSky | BlockSky | NebulaSky | FixedSky, _KINDS, _STAGE] = MeshSky()
     stripes: Annotated[NoStripes | LineStripes, _KINDS, _STAGE] = NoStripes()
+    shared_noise: Annotated[MeasuredSharedNoise | NoSharedNoise, _KINDS, _STAGE] = MeasuredSharedNoise()
     detect: Annotated[ScoreDetect | CrowdsourceDetect | SepDetect | NoDetect, _KINDS, _STAGE] = ScoreDetect()
     confusion: Annotated[CountedConfusion | NoConfusion, _KINDS, _STAGE] = CountedConfusion()
     solve: Annotated[PcgSolve | LsqrSolve, _KINDS, _STAGE] = PcgSolve()

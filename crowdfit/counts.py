@@ -1,6 +1,7 @@
 """Star counts: how many stars of each flux there are, as far as the list goes and below it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from crowdfit.frame import Frame
 from crowdfit.sources import Sources
 
-__all__ = ["Counts", "least_snr", "noise_peaks"]
+__all__ = ["Counts", "Limits", "least_snr", "limits_of", "noise_peaks"]
 
 F64 = NDArray[np.float64]
 
@@ -79,6 +80,20 @@ class Counts:
         bad = np.flatnonzero(stars < share * (stars + noise))
         first = bad[-1] + 1 if len(bad) else 0
         return float(snr[min(first, len(snr) - 1)])
+
+
+class Limits(NamedTuple):
+    """S/N above which stars are found: single ones, and companions of brighter ones."""
+
+    alone: float
+    beside: float
+
+
+def limits_of(frame: Frame, sources: Sources) -> Limits:
+    """Return the limits of a list of which nothing is known but itself: as deep as nine tenths of its stars."""
+    counts = Counts.of(frame, sources)
+    depth = counts.depth / counts.sigma
+    return Limits(depth, depth)
 
 
 def least_snr(frame: Frame, sources: Sources, nsigma: float, purity: float) -> float:

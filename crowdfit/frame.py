@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,13 @@ class PsfQuality:
         return not self.problems
 
 
+class Factors(NamedTuple):
+    """By what correlated noise multiplies the errors of fluxes and of positions; 1 for independent pixels."""
+
+    flux: float = 1.0
+    shift: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """An exposure and its current explanation.
@@ -116,6 +123,8 @@ class Frame:
         In which parts the linear system is assembled, and the memory that may be held.
     sky_error : ndarray (cy, cx) float64 or None
         1-sigma error of `sky` in the cells of an even grid (image unit); None while the last pass has not told.
+    noise_factors : Factors
+        What noise that neighbouring pixels share does to errors, which the variance of pixels does not tell.
     """
 
     exposure: Exposure
@@ -131,6 +140,7 @@ class Frame:
     tiles: Tiles = field(default_factory=Tiles)
     sky_error: NDArray[np.float64] | None = None
     given_psf: EPSF | None = None
+    noise_factors: Factors = Factors()
 
     @classmethod
     def start(
@@ -226,18 +236,18 @@ class Frame:
         return self.whitening.psf.half_sizes(flux, self.stamps.level * self.noise, smallest)
 
     def isolated_error(self, flux: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the flux error of isolated stars on typical pixels (image unit)."""
+        """Return the flux error of isolated stars on typical pixels, shared noise included (image unit)."""
         area = self.psf.n_eff
         photons = np.maximum(flux, 0) / self.exposure.gain
-        return np.asarray(np.sqrt(area * self.noise**2 + photons))
+        return np.asarray(np.sqrt(area * self.noise**2 + photons)) * self.noise_factors.flux
 
     def nearest_pixel(self, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return row and column of the pixel on the image that is nearest to each star."""
         return self.exposure.nearest_pixel(sources.x, sources.y)
 
     def plain_error(self, sources: Sources) -> NDArray[np.float64]:
-        """Return the flux errors of fitted stars without confusion (image unit)."""
-        return sources.flux_err / self.whitening.error_ratio
+        """Return the flux errors of fitted stars without confusion, shared noise included (image unit)."""
+        return sources.flux_err / self.whitening.error_ratio * self.noise_factors.flux
 
     def with_(self, **changes: Any) -> "Frame":
         """Return the frame with another sky, model or PSF."""

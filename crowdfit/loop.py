@@ -141,6 +141,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
         fwhm = frames[0].psf.fwhm
         frames = do.sky(frames, sources, pass_no=pass_no)
         frames = do.stripes(frames)
+        frames = do.shared_noise(frames, sources)
         found = do.detect(frames, sources, pass_no=pass_no)
         sources = sources.append(found)
         frames = draw(frames, found, onto_model=True)
@@ -161,7 +162,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
 def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, Sources]:
     """Return the last, flux-only pass at fixed positions, repeated until fluxes and photon noise agree (C018).
 
-    The frames then know the error of their sky.
+    The frames then know the error of their sky and the noise that their pixels share.
     """
     # of copies: what a solve keeps of the image on a frame of the last pass would be held as long as that pass
     frames = tuple(frame.with_() for frame in frames)
@@ -171,6 +172,7 @@ def finish(frames: Frames, config: "Config", sources: Sources) -> tuple[Frames, 
         frames = render(frames, sources)
         if not np.any(np.abs(sources.flux - before) > sources.flux_err):
             break
+    frames = config.shared_noise(frames, sources)
     # a sky of the user's own need not know its error
     error = getattr(config.sky, "error", None)
     if error is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from crowdfit.calibration.calibrate import prepare as prepare_calibration
 from crowdfit.catalog import build_catalog
 from crowdfit.config import Config, dump
+from crowdfit.counts import limits_of
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.extended import Extended
@@ -157,7 +158,9 @@ class Run:
         """Make the last pass, measure the stars, and return the result."""
         config, reason = self.config, str(self.config.stop(state))
         frames, stars = self.timed("last pass", finish, state.frames, config, state.sources)
-        measured = self.timed("measure", config.measure, frames, stars)
+        # a search of the user's own need not know what it finds
+        limits = getattr(config.detect, "limits", limits_of)(frames[0], stars)
+        measured = self.timed("measure", config.measure, frames, stars, limits)
         apertures = self.timed("apertures", config.aperture, frames, measured.sources, measured.columns)
         psf_map = self.timed("PSF map", measure_psf_map, frames[0], measured.sources)
         if problem := missing_variation(frames[0].psf, psf_map):
@@ -167,8 +170,8 @@ class Run:
             "stop_reason": reason,
             "n_passes": str(len(self.history)),
             "psf_fwhm": f"{frames[0].psf.fwhm:.4f}",
-            "noise_factor_flux": f"{measured.noise_factors.flux:.4f}",
-            "noise_factor_position": f"{measured.noise_factors.shift:.4f}",
+            "noise_factor_flux": f"{frames[0].noise_factors.flux:.4f}",
+            "noise_factor_position": f"{frames[0].noise_factors.shift:.4f}",
         }
         if apertures.corrections is not None:
             self.metadata["apertures"] = apertures.corrections.text

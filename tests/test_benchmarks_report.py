@@ -174,6 +174,25 @@ class TestTables:
         report.write_between_markers(copy, "table\n")
         assert "table" in copy.read_text(encoding="utf-8")
 
+    def test_errors(self, tmp_path, capsys):
+        """Pulls by S/N, those that are out of range in bold; fields without truth have none."""
+        good = {"pull_mad": 0.9, "pull_med": -0.2, "pos_pull": 1.151}
+        bins = [{"snr": label, **good} for label in groups.SNR_LABELS[1:]]
+        bins[1] |= {"pull_mad": 0.89, "pull_med": 0.21, "pos_pull": 1.16}
+        bare = {"field": "real", "code": "crowdfit", "seed": 0, "status": 0}
+        path = write(tmp_path / "a.jsonl", [record(score={"bins": bins}), bare])
+        assert report.main([str(path), "--errors"]) == 0
+        head, _, line = capsys.readouterr().out.splitlines()
+        assert head.split(" | ")[3:] == [
+            *(f"flux {label}" for label in groups.SNR_LABELS[1:]),
+            *(f"position {label}" for label in groups.SNR_LABELS[1:4]),
+            f"position {groups.SNR_LABELS[4]} |",
+        ]
+        assert line == (
+            "| `dense` | crowdfit | 1 | 0.90 (-0.20) | **0.89** (**+0.21**) | 0.90 (-0.20) | 0.90 (-0.20) "
+            "| 1.15 | **1.16** | 1.15 | 1.15 |"
+        )
+
     def test_fields_are_chosen(self, tmp_path, capsys):
         runs = write(tmp_path / "r.jsonl", [record(), record(field="sparse")])
         assert report.main([str(runs), "--fields", "sparse"]) == 0

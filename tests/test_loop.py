@@ -15,7 +15,18 @@ from crowdfit.psf.analytic import moffat
 from crowdfit.simulate import Scene, simulate
 from crowdfit.sources import Sources
 
-STAGES = {"sky", "stripes", "detect", "confusion", "solve", "centroid", "psf_update", "prune", "render"}
+STAGES = {
+    "sky",
+    "stripes",
+    "shared_noise",
+    "detect",
+    "confusion",
+    "solve",
+    "centroid",
+    "psf_update",
+    "prune",
+    "render",
+}
 
 
 def config(*settings):

@@ -9,12 +9,11 @@ from scipy.ndimage import convolve1d
 from benchmarks.score import match, truth_of, zero_point
 from crowdfit import flags
 from crowdfit.api import fit_image
+from crowdfit.counts import Limits
 from crowdfit.exposure import Exposure
-from crowdfit.frame import Frame, PsfQuality, StampSizes
-from crowdfit.photometry.correlation import Factors
+from crowdfit.frame import Factors, Frame, PsfQuality, StampSizes
 from crowdfit.photometry.errors import LEAST_ERROR, errors_of, marginal_errors, psf_error, undecided
 from crowdfit.photometry.psf_stats import Measure
-from crowdfit.photometry.unresolved import Limits
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.render import render
 from crowdfit.simulate import SCENES, simulate
@@ -46,7 +45,7 @@ def fitted(psf, true, stars, seed=1):
 
 def parts(frame, stars, factors=INDEPENDENT, limits=None):
     variance = marginal_errors(frame, stars, 2 * frame.psf.fwhm, 10)
-    return errors_of(frame, stars, variance, factors, limits)
+    return errors_of(frame.with_(noise_factors=factors), stars, variance, limits)
 
 
 def test_sky(small_psf):

@@ -14,7 +14,7 @@ from astropy.table import Table
 from crowdfit.catalog import build_catalog
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
-from crowdfit.frame import Frame, PsfQuality, StampSizes
+from crowdfit.frame import Factors, Frame, PsfQuality, StampSizes
 from crowdfit.io.run_record import NOT_KEPT, RunRecord, read_head, read_last, read_record
 from crowdfit.loop import PassStats, State, render
 from crowdfit.photometry.psf_map import PsfMap
@@ -150,6 +150,7 @@ def full_state(pass_no, **changes):
     frame = Frame(
         EXPOSURE, table, rng.normal(size=(20, 30)).astype("f4"), np.zeros((20, 30), np.float32), STAMPS,
         first_fwhm=1 / 3, seen_fwhm=2.7, psf_quality=QUALITY, confusion=1e-7 / 3,
+        noise_factors=Factors(4 / 3, 1.25),
         structure=rng.normal(size=(20, 30)).astype("f4"),
     )  # fmt: skip
     sources = Sources.at([3.25, 17.5], [4.0, 9.75], [100 / 3, 70.0], pass_no=pass_no)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from crowdfit.counts import Limits
 from crowdfit.exposure import Exposure
 from crowdfit.frame import Frame, StampSizes
 from crowdfit.photometry.crowd import Crowd
 from crowdfit.photometry.unresolved import (
     FLUXES,
     LARGEST,
-    Limits,
     Phase,
     Responses,
     Shaken,

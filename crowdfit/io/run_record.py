@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from crowdfit.errors import CrowdfitError, InputError
 from crowdfit.exposure import Exposure
-from crowdfit.frame import Frame, PsfQuality, StampSizes
+from crowdfit.frame import Factors, Frame, PsfQuality, StampSizes
 from crowdfit.io.atomic import atomic_path
 from crowdfit.loop import PassStats, State, render
 from crowdfit.photometry.psf_map import PsfMap
@@ -383,7 +383,9 @@ def _get_frame(group: h5py.Group, exposure: Exposure, stamps: StampSizes, tiles:
 
 
 def _with_quality(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values by name with the quality of the PSF, where it is known, as an object."""
+    """Return values by name with the quality of the PSF, where it is known, and factors of noise as objects."""
+    if "noise_factors" in values:
+        values = values | {"noise_factors": Factors(*values["noise_factors"])}
     known = values.get("psf_quality")
     if known is None:
         return values

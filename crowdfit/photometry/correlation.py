@@ -7,13 +7,11 @@ what resampling does ends after two. The measured covariance is therefore taken 
 kernel (k, 1 - 2 k, k) along both axes and the overlap of PSFs.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 
-from crowdfit.frame import Frame
+from crowdfit.frame import Factors, Frame
 from crowdfit.psf.epsf import EPSF
 
 F32 = NDArray[np.float32]
@@ -38,31 +36,26 @@ LEAST = 0.05
 """Smallest correlation of neighbours that is believed; fields without any give up to 0.03."""
 SURE = 5.0
 """It must also be this many times its error."""
-
-
-class Factors(NamedTuple):
-    """By what correlated noise multiplies the errors of fluxes and of positions; 1 for independent pixels."""
-
-    flux: float
-    shift: float
+ENOUGH, BAND = 2**18, 64
+"""Of more pixels than this, bands of so many rows are used, evenly over the image."""
 
 
 def noise_factors(frame: Frame) -> Factors:
     """Return the factors of a fitted frame."""
     chi, usable = blank_pixels(frame)
     if np.count_nonzero(usable) < LEAST_PIXELS:
-        return Factors(1.0, 1.0)
-    covariance, pairs = covariances(chi, usable, FAR)
+        return Factors()
+    covariance, pairs = covariances_in(bands(chi.shape), chi, usable, FAR)
     value, slope = psf_overlaps(frame.psf, FAR)
     stars = covariance_of_stars(covariance, value, square=frame.psf.fwhm > WELL_SAMPLED)
     row, col = np.indices(covariance.shape)
     own = np.where(np.maximum(row, col) > SHARED, 0.0, covariance - stars)
     if not own[0, 0] > 0:
-        return Factors(1.0, 1.0)
+        return Factors()
     shared = own / own[0, 0]
     beside = (shared[0, 1] + shared[1, 0]) / 2
     if not beside > max(LEAST, SURE / np.sqrt(pairs[0, 1] + pairs[1, 0])):
-        return Factors(1.0, 1.0)
+        return Factors()
     # every pair of pixels occurs with either sign of both steps
     times = np.where(row > 0, 2, 1) * np.where(col > 0, 2, 1)
     gains = (float(np.sum(shared * times * overlap)) for overlap in (value, slope))
@@ -103,6 +96,25 @@ def blank_pixels(frame: Frame) -> tuple[F32, NDArray[np.bool_]]:
     usable &= np.abs(chi) < OUTLIER
     mean = np.float32(chi[usable].mean(dtype=np.float64)) if usable.any() else np.float32(0)
     return np.where(usable, chi - mean, np.float32(0)), usable
+
+
+def bands(shape: tuple[int, int]) -> list[slice]:
+    """Return the rows that are used of an image: all, or bands that hold about `ENOUGH` pixels."""
+    ny, nx = shape
+    most = max(ENOUGH // (BAND * nx), 1)
+    if ny * nx <= ENOUGH or most * BAND >= ny:
+        return [slice(0, ny)]
+    return [slice(int(first), int(first) + BAND) for first in np.linspace(0, ny - BAND, most + 2)[1:-1]]
+
+
+def covariances_in(parts: list[slice], chi: F32, usable: NDArray[np.bool_], most: int) -> tuple[F64, F64]:
+    """Return what `covariances` does, of all pairs within one part of the rows."""
+    mean, pairs = np.zeros((2, most + 1, most + 1))
+    for rows in parts:
+        here, number = covariances(chi[rows], usable[rows], most)
+        mean += here * number
+        pairs += number
+    return mean / np.maximum(pairs, 1.0), pairs
 
 
 def covariances(chi: F32, usable: NDArray[np.bool_], most: int) -> tuple[F64, F64]:

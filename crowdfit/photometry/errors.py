@@ -18,13 +18,12 @@ import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 
 from crowdfit import flags
+from crowdfit.counts import Limits
 from crowdfit.frame import Frame
-from crowdfit.photometry.correlation import Factors
 from crowdfit.photometry.crowd import Crowd, at_places
 from crowdfit.photometry.unresolved import (
     FLUXES,
     LEAST_ERROR,
-    Limits,
     Responses,
     Shaken,
     noise_shares,
@@ -88,25 +87,21 @@ class Errors:
         }
 
 
-def errors_of(  # noqa: PLR0913, PLR0917 - what the parts are made of
-    frame: Frame, sources: Sources, variance: F64, factors: Factors, limits: Limits | None
-) -> Errors:
+def errors_of(frame: Frame, sources: Sources, variance: F64, limits: Limits | None) -> Errors:
     """Return the errors of fitted sources.
 
     Parameters
     ----------
     frame : Frame
-        With the model of `sources`, and the error of the sky if it is known.
+        With the model of `sources`, what shared noise does to errors, and the error of the sky if it is known.
     sources : Sources
         The stars.
     variance : ndarray (n, 3) float64
         Diagonal of the inverse of the normal matrix, see `marginal_errors`.
-    factors : Factors
-        Of correlated noise.
     limits : Limits or None
         What the search finds; None: every star that matters is in the list.
     """
-    n = len(sources)
+    n, factors = len(sources), frame.noise_factors
     if not n:
         return Errors(*(np.zeros(0) for _ in range(9)))
     flux = np.maximum(sources.flux, 0)

@@ -14,10 +14,9 @@ from pydantic.dataclasses import dataclass
 from scipy.ndimage import maximum_filter
 
 from crowdfit._kernels import measure
+from crowdfit.counts import Limits
 from crowdfit.frame import Frame, Frames
-from crowdfit.photometry.correlation import Factors, noise_factors
 from crowdfit.photometry.errors import errors_of, marginal_errors, undecided
-from crowdfit.photometry.unresolved import Limits
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
@@ -27,11 +26,10 @@ F64 = NDArray[np.float64]
 
 @plain(frozen=True, eq=False)
 class Measured:
-    """The stars with their final flags, the measured columns by name, and by what correlated noise raised errors."""
+    """The stars with their final flags, and the measured columns by name."""
 
     sources: Sources
     columns: dict[str, NDArray[np.generic]]
-    noise_factors: Factors = Factors(1.0, 1.0)
 
 
 LEFT = 0.35
@@ -54,20 +52,12 @@ class Measure:
     confusion: bool = Field(
         default=True, description="count the light of stars that are not in the list as part of the errors"
     )
-    found: float = Field(
-        default=2.7,
-        gt=0,
-        description="single stars above this many sigma are in the list, as far as errors go",
-    )
-    found_beside: float = Field(
-        default=3.5, gt=0, description="the same for companions of brighter stars, in sigma"
-    )
     min_qf: float = Field(
         default=0.5, ge=0, le=1, description="below this share of usable PSF the flag core_masked is set"
     )
 
-    def __call__(self, frames: Frames, sources: Sources) -> Measured:
-        """Return columns and flags of all stars."""
+    def __call__(self, frames: Frames, sources: Sources, limits: Limits | None = None) -> Measured:
+        """Return columns and flags of all stars; `limits` tells what the search finds, None that it finds all."""
         (frame,) = frames
         # the errors first: the statistics keep planes of their own on the frame
         variance = marginal_errors(frame, sources, self.reach * frame.psf.fwhm, self.neighbours)
@@ -81,13 +71,12 @@ class Measure:
             "flux": sources.flux,
             "pass_no": sources.pass_no,
         }
-        factors = noise_factors(frame)
-        limits = Limits(self.found, self.found_beside) if self.confusion else None
-        columns |= errors_of(frame, sources, variance, factors, limits).columns()
+        columns |= errors_of(frame, sources, variance, limits if self.confusion else None).columns()
         columns |= {name: stats[:, k] for name, k in _STATS.items()}
         columns["sky"] = frame.sky[frame.nearest_pixel(sources)]
-        sources = sources.flagged("undecided", undecided(sources, variance, frame.psf.fwhm))
-        return Measured(sources, columns | {"flags": sources.flags}, factors)
+        shared = variance * frame.noise_factors.flux**2
+        sources = sources.flagged("undecided", undecided(sources, shared, frame.psf.fwhm))
+        return Measured(sources, columns | {"flags": sources.flags})
 
     def statistics(self, frame: Frame, sources: Sources) -> F64:
         """Return the statistics of `crowdfit._kernels.measure`, shape (n, N_STATS)."""
@@ -132,7 +121,9 @@ class Measure:
         The sum of P^3 is 4/3 of the square of that of P^2, as of a Gaussian.
         """
         area = frame.psf.n_eff
-        own = 4 / 3 * np.square(sources.flux / frame.isolated_error(sources.flux)) / area
+        # a sum over pixels, each with its own variance, knows of no noise that they share
+        error = frame.isolated_error(sources.flux) / frame.noise_factors.flux
+        own = 4 / 3 * np.square(sources.flux / error) / area
         return np.asarray(1 + 5 * np.sqrt(2 * 4 / 3 / area) + LEFT**2 * own)
 
 

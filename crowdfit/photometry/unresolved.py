@@ -24,6 +24,7 @@ import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 
 from crowdfit._kernels.stamps import fill_window
+from crowdfit.counts import Limits
 from crowdfit.frame import Frame
 from crowdfit.photometry.crowd import Crowd
 from crowdfit.psf.epsf import EPSF
@@ -48,13 +49,6 @@ STEPS, STEP = 1024, 0.1
 """Points of a distribution, and their distance in units of its width."""
 PATCH = 0.5
 """Errors of the PSF are alike over patches of this width (FWHM)."""
-
-
-class Limits(NamedTuple):
-    """S/N above which stars are found: single ones, and companions of brighter ones."""
-
-    alone: float
-    beside: float
 
 
 @dataclass(frozen=True, eq=False)

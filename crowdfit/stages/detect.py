@@ -17,7 +17,7 @@ from scipy.ndimage import binary_dilation
 from crowdfit._kernels.filters import find_peaks, refine_peaks
 from crowdfit._kernels.neighbours import keep_strongest
 from crowdfit._kernels.score import score_companions, score_peaks
-from crowdfit.counts import least_snr
+from crowdfit.counts import Limits, least_snr, limits_of
 from crowdfit.exposure import Image, Mask
 from crowdfit.extraction import extract
 from crowdfit.frame import Frame, Frames
@@ -39,13 +39,18 @@ ANGLES = 8
 
 
 def significance(frame: Frame) -> Image:
-    """Return the PSF-matched significance of the residual of a frame (sigma), noise without model error."""
+    """Return the PSF-matched significance of the residual of a frame, noise without model error, pixels independent."""
     return matched_filter(frame.resid, frame.fit_ivar, field_filter(frame))
 
 
 def model_error(frame: Frame, least: float = 0.0) -> float:
     """Return the fractional error of the model of a frame, `least` where it is smaller or not known."""
     return max(frame.model_error, least)
+
+
+def start_error(frame: Frame) -> float:
+    """Return what a peak of significance 1 has of flux, where no other star is (image unit)."""
+    return float(frame.isolated_error(np.zeros(1))[0]) / frame.noise_factors.flux
 
 
 def softened_ivar(frame: Frame, error: float) -> Image:
@@ -162,15 +167,19 @@ class ScoreDetect:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return the new stars, with start fluxes."""
         (frame,) = frames
-        nsigma = least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity)
+        nsigma, shared = (
+            least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity),
+            frame.noise_factors.flux,
+        )
         error = model_error(frame, LEAST_ERROR) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
         signif = matched_filter(frame.resid, ivar, field_filter(frame))
         root = np.sqrt(ivar)
-        rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
+        rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma * shared)
         x, y = refined(signif, rows, cols)
         score = self._score(frame, sources, root, x, y)
-        excess = ring_excess(frame, sources, signif)
+        # a map of independent pixels scatters by 1
+        excess = shared * ring_excess(frame, sources, signif)
         if self.local_noise:
             excess = np.maximum(excess, local_scatter(frame, signif))
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
@@ -181,6 +190,11 @@ class ScoreDetect:
         first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
         first &= only_one(frame.exposure, sources, x, y, score[:, 0])
         return Sources.at(x[first], y[first], score[first, 1], pass_no=pass_no)
+
+    def limits(self, frame: Frame, sources: Sources) -> Limits:
+        """Return what the search finds in the last passes (sigma)."""
+        alone = least_snr(frame, sources, self.nsigma[-1], self.purity)
+        return Limits(alone, self.companion_nsigma[-1])
 
     def _companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
         self,
@@ -203,7 +217,7 @@ class ScoreDetect:
         snr = sources.flux / np.maximum(frame.plain_error(sources), frame.isolated_error(np.zeros(1)))
         at = frame.nearest_pixel(sources)
         limit = nsigma * np.hypot(1, error * snr)
-        which = np.flatnonzero(snr > 3 * limit)
+        which = np.flatnonzero(snr * frame.noise_factors.flux > 3 * limit)
         farthest = int(np.ceil(max(self.companion_radii) * psf.fwhm))
         around = highest_around(signif, at[0][which], at[1][which], farthest)
         which = which[around > self.candidate * limit[which]]
@@ -288,7 +302,8 @@ class CrowdsourceDetect:
         ivar = softened_ivar(frame, self.model_error)
         signif = matched_filter(frame.resid, ivar, psf)
         known = matched_filter(frame.model, ivar, psf)
-        rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), by_pass(self.nsigma, pass_no))
+        threshold = by_pass(self.nsigma, pass_no) * frame.noise_factors.flux
+        rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), threshold)
         at = (rows, cols)
         c = signif[at] / np.maximum(known[at], 0.01)
         a = frame.resid[at] / np.maximum(frame.model[at], 0.01 * frame.noise)
@@ -303,9 +318,13 @@ class CrowdsourceDetect:
             unseen = ~frame.exposure.good[at]
             good &= unseen | ((a > self.least_flux_ratio) & (b > self.least_pixel_ratio))
         x, y = refined(signif, rows[good], cols[good])
-        flux = signif[at][good] * frame.isolated_error(np.zeros(1))
+        flux = signif[at][good] * start_error(frame)
         apart = far_from(sources, x, y, self.spacing * frame.psf.fwhm)
         return Sources.at(x[apart], y[apart], flux[apart], pass_no=pass_no)
+
+    def limits(self, frame: Frame, sources: Sources) -> Limits:  # noqa: ARG002 - as other searches have it
+        """Return what the search finds in the last passes (sigma)."""
+        return Limits(self.nsigma[-1], self.nsigma[-1])
 
     def _readme(self, frame: Frame, rows: I64, cols: I64, pixel: NDArray[np.float32], pass_no: int) -> Mask:
         """Return which peaks are bright ones off mask edges, or faint ones that should be faint (C008-C012)."""
@@ -361,18 +380,23 @@ class SepDetect:
         sep.set_sub_object_limit(self.sub_objects)
         sep.set_extract_pixstack(self.pixel_stack)
         # no cleaning: it compares raw with matched-filter thresholds and so drops isolated stars
+        threshold = by_pass(self.nsigma, pass_no) * frame.noise_factors.flux
         found = extract(
             frame.exposure.name, "raise detect.sub_objects or detect.pixel_stack, or the threshold detect.nsigma",
-            frame.resid, by_pass(self.nsigma, pass_no), err=err, mask=~frame.exposure.good, minarea=self.min_area,
+            frame.resid, threshold, err=err, mask=~frame.exposure.good, minarea=self.min_area,
             filter_kernel=kernel, filter_type="matched", deblend_nthresh=self.deblend_levels,
             deblend_cont=self.deblend_contrast, clean=False,
         )  # fmt: skip
         at = (np.array(found["ycpeak"], np.int64), np.array(found["xcpeak"], np.int64))
         signif = matched_filter(frame.resid, ivar, field_filter(frame))
         x, y = refined(signif, *at)
-        flux = signif[at] * frame.isolated_error(np.zeros(1))
+        flux = signif[at] * start_error(frame)
         apart = far_from(sources, x, y, self.spacing * frame.psf.fwhm) & (flux > 0)
         return Sources.at(x[apart], y[apart], flux[apart], pass_no=pass_no)
+
+    def limits(self, frame: Frame, sources: Sources) -> Limits:  # noqa: ARG002 - as other searches have it
+        """Return what the search finds in the last passes (sigma)."""
+        return Limits(self.nsigma[-1], self.nsigma[-1])
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -384,6 +408,10 @@ class NoDetect:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return no stars."""
         return Sources.empty()
+
+    def limits(self, frame: Frame, sources: Sources) -> Limits:
+        """Return how deep the list of the user is (sigma)."""
+        return limits_of(frame, sources)
 
 
 def far_from(sources: Sources, x: F64, y: F64, radius: float) -> NDArray[np.bool_]:

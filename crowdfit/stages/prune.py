@@ -58,7 +58,11 @@ class Prune:
         kept = exempt | (blob_at(frame.exposure, sources.x, sources.y) > 0)
         least = least_snr(frame, sources, self.nsigma, self.purity)
         faint = (sources.flux < least * frame.plain_error(sources)) & ~kept
-        undecided = (sources.flux < self.marginal * sources.flux_err_marginal) & ~kept & ~faint
+        undecided = (
+            (sources.flux < self.marginal * frame.noise_factors.flux * sources.flux_err_marginal)
+            & ~kept
+            & ~faint
+        )
         faint |= outshone(sources, undecided, faint, NEAR * frame.psf.fwhm)
         negative = (sources.flux <= 0) & ~exempt
         unseen = ~np.isfinite(sources.flux_err) & ~exempt

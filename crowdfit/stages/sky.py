@@ -17,6 +17,7 @@ from crowdfit.exposure import Image, Mask
 from crowdfit.frame import Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.stages.hidden_sky import hidden_cells, solved_sky
 
 BLOCK = 2.0
 """Side of the blocks whose scatter tells the error of the sky (FWHM): one PSF hardly makes two of them alike."""
@@ -120,7 +121,8 @@ class MeshSky:
     """SEP's background mesh on data - model, with bright model pixels masked.
 
     Each cell is clipped and its mode estimated (Bertin & Arnouts 1996); cells without usable pixels are
-    filled from their neighbours; cells are joined by a bicubic spline.
+    filled from their neighbours; cells are joined by a bicubic spline. What crowds hide is then fitted
+    together with the stars (`crowdfit.stages.hidden_sky`).
     """
 
     kind: Literal["mesh"] = "mesh"
@@ -137,12 +139,28 @@ class MeshSky:
     least_snr: float = Field(
         default=8.0, ge=0, description="leave fainter stars in the image whose sky is taken, in sigma"
     )
+    hidden: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="fit the sky together with the stars in cells of which crowds leave less than this share; 0: fill "
+        "them from their neighbours",
+    )
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with a new sky."""
         if pass_no < self.flat_passes:
             return tuple(f.with_(sky=global_median(f)) for f in frames)
-        return tuple(f.with_(sky=self._mesh(without_faint(f, sources, self.least_snr))) for f in frames)
+        return tuple(self._with_sky(frame, sources) for frame in frames)
+
+    def _with_sky(self, frame: Frame, sources: Sources) -> Frame:
+        """Return the frame with its mesh, and with the sky of hidden cells fitted."""
+        bright = without_faint(frame, sources, self.least_snr)
+        meshed = frame.with_(sky=self._mesh(bright))
+        size = mesh_pixels(frame, self.mesh_fwhm, self.mesh_px)
+        crowd = sources.take(sources.flux >= self.least_snr * frame.plain_error(sources))
+        cells = hidden_cells(frame, crowd, bright.model <= self.bright * frame.noise, size, self.hidden)
+        return meshed.with_(sky=solved_sky(meshed, sources, cells, size)) if cells.any() else meshed
 
     def error(self, frame: Frame, sources: Sources) -> NDArray[np.float64]:
         """Return the 1-sigma error of the sky in cells over the image (image unit), (cy, cx)."""

@@ -59,7 +59,7 @@ def third_party(folder):
         for node in nodes:
             if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
                 found |= {name.partition(".")[0] for name in modules_of(node)}
-    local = {path.stem for path in folder.rglob("*.py")} | {"crowdfit", "benchmarks", folder.name}
+    local = {path.stem for path in folder.rglob("*.py")} | {"crowdfit", "benchmarks", "docs", folder.name}
     return {name.removesuffix("_core") for name in found - set(sys.stdlib_module_names) - local}
 
 

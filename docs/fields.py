@@ -69,8 +69,8 @@ def diffraction(fwhm: float, half: int = 40) -> EPSF:
 
 def nircam() -> list[Path]:
     """Draw one field through F115W and F200W, two `_cal` files whose pointings differ by a few pixels."""
-    rng, shape = np.random.default_rng(SEED), (300, 300)
-    x, y, mag, colour = cluster_stars(2200, shape, 27.5, None, rng)
+    rng, shape = np.random.default_rng(SEED), (260, 260)
+    x, y, mag, colour = cluster_stars(1650, shape, 27.5, None, rng)
     common = {"PUPIL": "CLEAR", "MODULE": "B", "CHANNEL": "SHORT", "EXP_TYPE": "NRC_IMAGE"}
     camera = {
         "instrument": "NIRCAM",
@@ -96,12 +96,12 @@ def nircam() -> list[Path]:
 
 def miri() -> list[Path]:
     """Draw a field through F770W: bright sky that changes over the field, few stars."""
-    rng, shape = np.random.default_rng(SEED + 1), (288, 288)
+    rng, shape = np.random.default_rng(SEED + 1), (224, 224)
     camera = Camera(
         instrument="MIRI", detector="MIRIMAGE", filter="F770W", extra={"EXP_TYPE": "MIR_IMAGE"}, scale=0.11,
         pixel_sr=2.86e-13, photmjsr=0.45, exptime=111.0, electrons=480.0, read=0.02, flat=0.003,
     )  # fmt: skip
-    x, y, mag, _ = cluster_stars(320, shape, 22.5, None, rng)
+    x, y, mag, _ = cluster_stars(220, shape, 22.5, None, rng)
     flux = jansky_of_ab(mag) / (1e6 * camera.pixel_sr)
     light = render(diffraction(2.45, 50), x, y, flux, shape)
     rows, columns = np.mgrid[: shape[0], : shape[1]] / shape[0]
@@ -112,17 +112,17 @@ def miri() -> list[Path]:
 
 def deep() -> list[Path]:
     """Draw a deep field through F150W as `_i2d`: a few stars among galaxies."""
-    rng, shape = np.random.default_rng(SEED + 2), (320, 320)
+    rng, shape = np.random.default_rng(SEED + 2), (256, 256)
     common = {"PUPIL": "CLEAR", "MODULE": "A", "CHANNEL": "SHORT", "EXP_TYPE": "NRC_IMAGE"}
     camera = Camera(
         detector="NRCA1", filter="F150W", extra=common, scale=0.0312, pixel_sr=2.29e-14, photmjsr=2.2,
         exptime=20_000.0, electrons=19_000.0, read=0.0012, flat=0.0005,
     )  # fmt: skip
     psf = diffraction(2.0, 60)
-    x, y = (rng.uniform(10, size - 10, 60) for size in shape[::-1])
-    mag = rng.uniform(21.5, 28.5, 60)
+    x, y = (rng.uniform(10, size - 10, 40) for size in shape[::-1])
+    mag = rng.uniform(21.5, 28.5, 40)
     flux = jansky_of_ab(mag) / (1e6 * camera.pixel_sr)
-    light = render(psf, x, y, flux, shape) + _galaxies(psf, shape, 36, camera, rng)
+    light = render(psf, x, y, flux, shape) + _galaxies(psf, shape, 24, camera, rng)
     _write_truth("deep", x, y, F150W=mag)
     return [write_i2d("deep_f150w_i2d.fits", light, 0.18, camera, depth=1.0, ra=53.25, dec=-27.83, seed=4)]
 
@@ -146,9 +146,9 @@ def _galaxies(psf: EPSF, shape: tuple[int, int], n: int, camera: Camera, rng: np
 
 def cluster() -> list[Path]:
     """Draw a globular cluster in B and V as a CCD on the ground sees it: no WCS, and B shifted by a pixel."""
-    rng, shape = np.random.default_rng(SEED + 3), (300, 300)
+    rng, shape = np.random.default_rng(SEED + 3), (240, 240)
     gain, read, sky, zero_point = 4.0, 10.0, 90.0, 32.5
-    x, y, v, colour = cluster_stars(2200, shape, 25.5, 60.0, rng)
+    x, y, v, colour = cluster_stars(1500, shape, 25.5, 50.0, rng)
     v_mag, b_mag = v, v + 1.3 * colour
     _write_truth("cluster", x, y, B=b_mag, V=v_mag)
     files = []

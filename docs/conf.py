@@ -6,7 +6,9 @@ code (`docs.tables`).
 
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,11 @@ from docs import tables  # noqa: E402
 # pages run the command `crowdfit` and modules of the checkout, each in a folder of its own
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["PYTHONPATH"] = str(ROOT)
+_PROFILE = tempfile.TemporaryDirectory(prefix="crowdfit-docs-")
+_STARTUP = Path(_PROFILE.name) / "profile_default" / "startup"
+_STARTUP.mkdir(parents=True)
+shutil.copy(ROOT / "docs" / "shell_cells.py", _STARTUP)
+os.environ["IPYTHONDIR"] = _PROFILE.name
 
 project = "crowdfit"
 author = "the crowdfit developers"
@@ -31,6 +38,7 @@ nitpicky = True
 # types in numpydoc are words for readers ("array (ny, nx)"), not names of classes
 nitpick_ignore_regex = [("py:class", ".*"), ("py:obj", ".*")]
 default_role = "code"
+smartquotes = False
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

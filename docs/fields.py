@@ -7,6 +7,7 @@ The sequences of colours are drawn by hand after those of an old cluster. They a
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -72,7 +73,7 @@ def nircam() -> list[Path]:
     rng, shape = np.random.default_rng(SEED), (260, 260)
     x, y, mag, colour = cluster_stars(1650, shape, 27.5, None, rng)
     common = {"PUPIL": "CLEAR", "MODULE": "B", "CHANNEL": "SHORT", "EXP_TYPE": "NRC_IMAGE"}
-    camera = {
+    camera: dict[str, Any] = {
         "instrument": "NIRCAM",
         "detector": "NRCB1",
         "extra": common,

@@ -4,6 +4,7 @@ import re
 import shlex
 
 from crowdfit import config, config_layers, config_schema
+from crowdfit.commands.photometry import list_settings
 from crowdfit.detectors.destripe import Destripe
 from crowdfit.scene import Scene
 from docs.tables import COMMANDS
@@ -20,7 +21,10 @@ def crowdfit_commands(text, language="sh"):
     """Return the arguments of each call of `crowdfit` in the shell blocks of a page, without comments."""
     lines = [line for block in blocks(text, language) for line in block.replace("\\\n", " ").splitlines()]
     calls = [
-        shlex.split(part, comments=True) for line in lines for part in line.split("&&") if "crowdfit" in part
+        shlex.split(part, comments=True)
+        for line in lines
+        for part in re.split(r"&&|\s\|\s", line)
+        if "crowdfit" in part
     ]
     return [words[1:] for words in calls if words and words[0] == "crowdfit"]
 
@@ -38,6 +42,8 @@ def check_command(words):
     if words[0] == "simulate" and "--like" not in words:  # so have scenes
         assert {setting.partition("=")[0] for setting in settings} <= set(config_schema.options(Scene))
         return
+    if words[0] == "photometry":  # it turns apertures on by itself
+        settings = list_settings(names[0] if names else None, settings, [])
     for name in names or [None]:
         config.load_config(None if name and name.endswith(".yaml") else name, settings)
 

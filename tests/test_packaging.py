@@ -90,6 +90,15 @@ def test_extras_hold_what_tests_and_benchmarks_need():
     assert requirements("bench") <= third_party(ROOT / "benchmarks")
 
 
+def test_extra_of_the_documentation_holds_what_it_is_made_with():
+    conf = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert third_party(ROOT / "docs") - requirements() == {
+        "IPython"
+    }  # comes with ipykernel, which runs the pages
+    assert requirements("docs") == {"sphinx", "furo", "myst-nb", "ipykernel"}
+    assert all(word in conf for word in ('"sphinx.ext.autodoc"', '"furo"', '"myst_nb"'))
+
+
 def test_no_module_imports_itself_through_others():
     graph, state = imports(), {}
 
@@ -125,7 +134,14 @@ def test_ci_runs_the_commands_of_the_readme():
     test = "python -m pip install '.[test]' && python -m pytest"
     assert f"\n{test}\n" in readme
     assert f"\n    {test}\n" in CI
-    for command in ("crowdfit demo", "crowdfit --help", "crowdfit config --show", "ruff check .", "mypy"):
+    for command in (
+        "crowdfit demo",
+        "crowdfit --help",
+        "crowdfit config --show",
+        "ruff check .",
+        "mypy",
+        "python -m sphinx -W",
+    ):
         assert f"\n    {command}" in CI
 
 

@@ -174,6 +174,14 @@ def test_aperture_fluxes():
         calibrate(catalog(), Calibration(flux="nothing"))
 
 
+def test_apertures_have_errors_of_their_own():
+    """Columns of `crowdfit fit`: aper_flux_2fwhm goes with aper_flux_err_2fwhm, not with the error of the fit."""
+    columns = {"aper_flux_2fwhm": [200.0, 1, 1], "aper_flux_err_2fwhm": [4.0, 1, 1]}
+    table = calibrate(catalog(**columns), Calibration(flux="aper_flux_2fwhm", aperture_correction=0.1))
+    assert table["mag_cal_err"][0].value == pytest.approx(1.0857 * 4 / 200, rel=1e-3)
+    assert table["mag_cal"][0].value == pytest.approx(21.47763 - 2.5 * np.log10(2) - 0.1, abs=1e-4)
+
+
 def test_tables_and_maps(tmp_path):
     """M033, M036, P057, P076: APCORR 1 / 0.8 = 0.2423 mag, E(B-V) 0.2 from a map x 2 = 0.4 mag; checksums are kept."""
     header = fits.Header(

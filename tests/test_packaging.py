@@ -59,7 +59,7 @@ def third_party(folder):
         for node in nodes:
             if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
                 found |= {name.partition(".")[0] for name in modules_of(node)}
-    local = {path.stem for path in folder.rglob("*.py")} | {"crowdfit", "benchmarks", folder.name}
+    local = {path.stem for path in folder.rglob("*.py")} | {"crowdfit", "benchmarks", "docs", folder.name}
     return {name.removesuffix("_core") for name in found - set(sys.stdlib_module_names) - local}
 
 
@@ -88,6 +88,15 @@ def test_extras_hold_what_tests_and_benchmarks_need():
     assert requirements("test") <= third_party(ROOT / "tests") | PLUGINS
     assert third_party(ROOT / "benchmarks") <= requirements() | requirements("bench")
     assert requirements("bench") <= third_party(ROOT / "benchmarks")
+
+
+def test_extra_of_the_documentation_holds_what_it_is_made_with():
+    conf = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert third_party(ROOT / "docs") - requirements() == {
+        "IPython"
+    }  # comes with ipykernel, which runs the pages
+    assert requirements("docs") == {"sphinx", "furo", "myst-nb", "ipykernel"}
+    assert all(word in conf for word in ('"sphinx.ext.autodoc"', '"furo"', '"myst_nb"'))
 
 
 def test_no_module_imports_itself_through_others():
@@ -125,7 +134,14 @@ def test_ci_runs_the_commands_of_the_readme():
     test = "python -m pip install '.[test]' && python -m pytest"
     assert f"\n{test}\n" in readme
     assert f"\n    {test}\n" in CI
-    for command in ("crowdfit demo", "crowdfit --help", "crowdfit config --show", "ruff check .", "mypy"):
+    for command in (
+        "crowdfit demo",
+        "crowdfit --help",
+        "crowdfit config --show",
+        "ruff check .",
+        "mypy",
+        "python -m sphinx -W",
+    ):
         assert f"\n    {command}" in CI
 
 

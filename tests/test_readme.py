@@ -4,108 +4,23 @@
 """
 
 import re
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
-from crowdfit import __version__, catalog, config, config_layers, config_schema, flags, simulate
-from crowdfit.calibration.columns import CALIBRATED_COLUMNS
-from crowdfit.cli import app
-from crowdfit.detectors.destripe import Destripe
+from crowdfit import __version__, config, simulate
+from docs import tables
+from tests import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-COMMANDS = get_command(app).commands
-
-
-def blocks(language):
-    """Return the code blocks of the README in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-
-
-def shell_lines():
-    """Return the words of each command in the shell blocks, without comments."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    parts = [part for line in lines for part in line.split("&&")]
-    return [words for part in parts if (words := shlex.split(part, comments=True))]
-
-
-def crowdfit_commands():
-    """Return the arguments of each call of `crowdfit` in the README."""
-    return [words[1:] for words in shell_lines() if words[0] == "crowdfit"]
-
-
-def markdown(heading, rows):
-    """Return a Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def described(columns):
-    """Return name, unit and meaning of each column."""
-    unit = {catalog.IMAGE: "*image*"}
-    return [(f"`{c.name}`", unit.get(c.unit, c.unit), c.text) for c in columns]
-
-
-def columns_table():
-    """Return the column table of the README."""
-    rows = [
-        (*row, f"`{c.alias}`" if c.alias else "")
-        for row, c in zip(described(catalog.COLUMNS), catalog.COLUMNS, strict=True)
-    ]
-    return markdown(("column", "unit", "meaning", "crowdsource"), rows)
-
-
-def averages_table():
-    """Return the table of the columns of `crowdfit average`."""
-    return markdown(("column", "unit", "meaning"), described(catalog.AVERAGE_COLUMNS))
-
-
-def flags_table():
-    """Return the flag table of the README."""
-    return markdown(
-        ("value", "name", "meaning"), [(str(f.value), f"`{f.name}`", f.text) for f in flags.SOURCE_FLAGS]
-    )
-
-
-def aperture_flags_table():
-    """Return the table of the bits of `aper_flags`."""
-    rows = [(str(f.value), f"`{f.name}`", f.text) for f in flags.APERTURE_FLAGS]
-    return markdown(("value", "name", "meaning"), rows)
-
-
-def stages_table():
-    """Return the table of stages and their kinds."""
-    rows = [
-        (f"`{stage}`" if first else "", f"`{kind}`" if kind else "", config_schema.summary(cls))
-        for stage, kinds in config_schema.members(config.Config).items()
-        for first, (kind, cls) in zip([True] + [False] * len(kinds), kinds.items(), strict=False)
-    ]
-    return markdown(("stage", "kind", "what it does"), rows)
-
-
-def calibrated_table():
-    """Return the table of the columns that a calibration adds."""
-    return markdown(("column", "unit", "meaning"), described(CALIBRATED_COLUMNS))
-
-
-TABLES = {
-    "columns": columns_table,
-    "averages": averages_table,
-    "calibrated": calibrated_table,
-    "flags": flags_table,
-    "aperture_flags": aperture_flags_table,
-    "stages": stages_table,
-}
 
 
 def generated(text):
     """Return the README with its tables made from the code."""
-    for name, table in TABLES.items():
+    for name, table in tables.README.items():
         begin, end = (
             re.search(rf"^<!-- {name}: {mark}.*-->\n", text, re.MULTILINE) for mark in ("begin", "end")
         )
@@ -113,10 +28,10 @@ def generated(text):
     return text
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", tables.README)
 def test_tables_are_those_of_the_code(name):
     """C042, P076: columns and flags are documented from their definition."""
-    assert TABLES[name]() in TEXT, "run: python tests/test_readme.py"
+    assert tables.README[name]() in TEXT, "run: python tests/test_readme.py"
 
 
 def test_nothing_but_the_tables_is_generated():
@@ -126,7 +41,7 @@ def test_nothing_but_the_tables_is_generated():
 
 def test_example_runs(tmp_path, monkeypatch, capsys):
     """The ten lines of Python on a small field with the name they use (P043)."""
-    (example,) = blocks("python")
+    (example,) = pages.blocks(TEXT, "python")
     assert len(example.splitlines()) <= 10
     monkeypatch.chdir(tmp_path)
     scene = simulate.named_scene("demo", nx=160, ny=160, n_stars=300)
@@ -144,34 +59,27 @@ def test_example_runs(tmp_path, monkeypatch, capsys):
 
 def test_set_up_is_two_commands():
     """C001: word for word what the README promises, one line each."""
-    lines = "".join(blocks("sh")).splitlines()
+    lines = "".join(pages.blocks(TEXT, "sh")).splitlines()
     assert "python -m pip install . && crowdfit demo" in lines
     assert "python -m pip install '.[test]' && python -m pytest" in lines
 
 
-@pytest.mark.parametrize("words", crowdfit_commands(), ids=" ".join)
+@pytest.mark.parametrize("words", pages.crowdfit_commands(TEXT), ids=" ".join)
 def test_commands_exist(words):
     """Every command of the README is one, with options that it takes and settings that are accepted (P001)."""
-    command = COMMANDS[words[0]]
-    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    assert {word for word in words if word.startswith("-")} <= known
-    names = [words[i + 1] for i, word in enumerate(words) if word == "-c"]
-    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    if words[0] == "destripe":  # it has settings of its own
-        config_layers.resolve(Destripe, {}, None, settings)
-        return
-    for name in names or [None]:
-        config.load_config(None if name == "my.yaml" else name, settings)
+    pages.check_command(words)
 
 
 def test_every_command_is_mentioned():
-    assert {words[0] for words in crowdfit_commands()} | {"simulate", "columns", "flags"} == set(COMMANDS)
+    assert {words[0] for words in pages.crowdfit_commands(TEXT)} | {"simulate", "columns", "flags"} == set(
+        tables.COMMANDS
+    )
     assert all(f"`crowdfit {name}" in TEXT for name in ("simulate", "columns", "flags"))
 
 
 def test_configuration_example_loads(tmp_path):
     """P002: inheritance, a schedule, and another kind of stage, as shown."""
-    (text,) = blocks("yaml")
+    (text,) = pages.blocks(TEXT, "yaml")
     path = tmp_path / "my.yaml"
     path.write_text(text)
     chosen = config.load_config(path)
@@ -182,13 +90,9 @@ def test_configuration_example_loads(tmp_path):
 
 def test_settings_named_in_the_text_exist():
     """Each `stage.field` in code type is a setting; so is every key of the masking table."""
-    stages = config_schema.members(config.Config)
-    named = set(re.findall(r"`(?:--set )?([a-z_]+)\.([a-z_]+)(?:[:=][^`]*)?`", TEXT))
-    named = {(stage, field) for stage, field in named if stage in stages}
+    named = pages.named_settings(TEXT)
     assert len(named) > 12
-    for stage, field in named:
-        fields = {name for cls in stages[stage].values() for name in config_schema.options(cls)}
-        assert field in fields | {"kind"}, f"{stage}.{field}"
+    assert [setting for setting in named if not pages.is_setting(setting)] == []
 
 
 def test_links_lead_somewhere():

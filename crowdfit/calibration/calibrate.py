@@ -100,7 +100,7 @@ class Calibrator:
         InputError
             A column that the options name is missing.
         """
-        flux, flux_err = column_of(catalog, self.options.flux), column_of(catalog, f"{self.options.flux}_err")
+        flux, flux_err = column_of(catalog, self.options.flux), error_of(catalog, self.options.flux)
         colour, colour_err = self._colour_term(catalog)
         extinction, extinction_err = self._extinction(catalog)
         correction = -self.aperture + colour - extinction
@@ -345,6 +345,18 @@ def column_of(catalog: "Table", name: str) -> F64:
         return np.asarray(np.ma.filled(np.ma.asarray(values, np.float64), np.nan), np.float64)
     except (TypeError, ValueError) as exc:
         raise InputError(f"catalogue: column {name} holds no numbers; name another one") from exc
+
+
+def error_of(catalog: "Table", flux: str) -> F64:
+    """Return the errors (n,) of a column of fluxes: NAME_err, or `aper_flux_err_2fwhm` for `aper_flux_2fwhm`.
+
+    Raises
+    ------
+    InputError
+        As `column_of`.
+    """
+    of_aperture = flux.replace("_flux_", "_flux_err_", 1)
+    return column_of(catalog, of_aperture if of_aperture in {*catalog.colnames} - {flux} else f"{flux}_err")
 
 
 def colour_of(catalog: "Table", text: str) -> F64:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from crowdfit import flags
-from crowdfit.calibration.calibrate import colour_of, column_of
+from crowdfit.calibration.calibrate import colour_of, column_of, error_of
 from crowdfit.errors import InputError
 from crowdfit.match import Matches, match_positions
 from crowdfit.reach import Radius, read_reach
@@ -219,7 +219,7 @@ def fit_zero_point(  # noqa: PLR0913 - the settings of a fit
 
 def _clean(catalog: Table, flux: str, min_snr: float) -> Mask:
     """Return the stars whose fluxes are to be trusted."""
-    light, error = column_of(catalog, flux), column_of(catalog, f"{flux}_err")
+    light, error = column_of(catalog, flux), error_of(catalog, flux)
     with np.errstate(invalid="ignore"):
         kept = np.isfinite(light) & (light > min_snr * error) & (error > 0)
     if "flags" in catalog.colnames:

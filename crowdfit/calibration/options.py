@@ -104,5 +104,6 @@ class Calibration:
     flux: str = Field(
         default="flux",
         min_length=1,
-        description="column that is calibrated; its error is the column NAME_err",
+        description="column that is calibrated; its error is the column NAME_err, or aper_flux_err_2fwhm for "
+        "aper_flux_2fwhm",
     )

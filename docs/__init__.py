@@ -1,0 +1,1 @@
+"""Pages of the documentation, and the code that they are made with."""

@@ -10,10 +10,11 @@ Each seed is a field of main-sequence stars of finite width in colour, seen in F
 Definitions. *S/N* is that of an isolated star with the true PSF, photons of the star included. A star is *found* as in
 `benchmarks.score`: within half a FWHM and a factor 2, one to one. No zero point is removed. *Bias* is the median of
 magnitude found minus true, above S/N 50 in that band. *Width* is the robust width of colour minus the true ridge at
-the true magnitude, for stars whose lower S/N of the two bands is 15 to 27. It is compared with the *injected* width, that
-of the true colours of the same stars about the ridge, and with the *expected* one, in which the errors that these stars
-would have alone are added in quadrature: no photometry has less. *Clean* stars have qf > 0.7 and fracflux > 0.5 in
-both bands and one detection in each, as the README advises.
+the true magnitude, for stars whose lower S/N of the two bands is 15 to 27. It is compared with the *injected* width,
+that of the true colours of the same stars about the ridge, and with the *expected* one, in which the errors that
+these stars would have alone are added in quadrature: no photometry has less. *Beyond* is the light of the true PSF
+outside the table of the fitted one, which no flux of a fit holds (README, "Magnitudes"). *Clean* stars have qf > 0.7
+and fracflux > 0.5 in both bands and one detection in each, as the README advises.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from crowdfit.cli import main as crowdfit
 from crowdfit.io.dq import DQ_BITS
 from crowdfit.io.tables import read_catalog
 from crowdfit.psf.epsf import EPSF
+from crowdfit.psf.readers import read_psf
 from crowdfit.render import render
 from crowdfit.scene import Scene
 from crowdfit.simulate import true_psf
@@ -52,7 +54,7 @@ BRIGHT_SNR: Final = 50.0
 AT_SNR: Final = (15.0, 27.0)
 """What counts as S/N 20."""
 WIDTH: Final = 0.05
-"""Standard deviation of colour about the ridge (mag): photons and main sequence are then about equally wide at S/N 20."""
+"""Standard deviation of colour about the ridge (mag); photons at S/N 20 are about as wide."""
 BRIGHT, FAINT, SLOPE = 19.3, 29.6, 0.24
 """Magnitudes of the stars in the first band, and the logarithmic slope of their number with magnitude."""
 
@@ -201,15 +203,18 @@ def isolated_errors(band: Band, flux: F64) -> F64:
     size = 2 * int(np.ceil(8 * band.fwhm)) + 1
     middle = size // 2
     x, y = (where.ravel() for where in np.meshgrid(phases, phases))
+    one = np.ones(1)
     stamps = np.array(
         [
-            render(psf, *np.array([[middle + dx], [middle + dy], [1.0]]), (size, size))
+            render(psf, (middle + dx) * one, (middle + dy) * one, one, (size, size))
             for dx, dy in zip(x, y, strict=True)
         ]
     )
     profile = stamps.reshape(len(x), -1).astype(np.float64)
     table = np.geomspace(flux.min(), flux.max(), 60)
-    error = [np.mean((profile**2 / (band.noise**2 + f * profile / band.electrons)).sum(axis=1)) for f in table]
+    error = [
+        np.mean((profile**2 / (band.noise**2 + f * profile / band.electrons)).sum(axis=1)) for f in table
+    ]
     return np.asarray(np.interp(np.log(flux), np.log(table), np.array(error) ** -0.5), np.float64)
 
 
@@ -229,14 +234,26 @@ def seen(band: Band, field: Field, side: int, catalog: Table) -> Seen:
     n = round(side / band.scale)
     truth = Truth(Stars(x, y, flux, np.full(len(x), np.nan)), band.fwhm, 1.0, (n, n), np.ones(len(x), bool))
     # pixel areas are in the fluxes of the catalogue already, and all calibrated magnitudes hang on one zero point
-    plain = {name: np.asarray(catalog[name].value, float) for name in ("x", "y", "flux", "flux_err", "mag_cal")}
+    plain = {
+        name: np.asarray(catalog[name].value, float) for name in ("x", "y", "flux", "flux_err", "mag_cal")
+    }
     rows = match(truth, Stars(plain["x"], plain["y"], plain["flux"], plain["flux_err"]))
     off = np.where(rows >= 0, plain["mag_cal"][rows] - field.mag[number], np.nan)
     inside = truth.inside(truth.stars)
     return Seen(flux / isolated_errors(band, flux), np.where(inside, rows, -1), np.where(inside, off, np.nan))
 
 
-def figures(field: Field, side: int, catalogs: Sequence[Table], colours: Table) -> dict[str, Any]:
+def beyond(band: Band, psf: EPSF) -> float:
+    """Return the share of a star's light outside the table of a fitted PSF."""
+    true, half = band.psf(), psf.radius
+    if half >= true.radius:
+        return 0.0
+    return float(1 - true.native(2 * half + 1).sum(dtype=float))
+
+
+def figures(
+    field: Field, side: int, catalogs: Sequence[Table], colours: Table, psfs: Sequence[EPSF]
+) -> dict[str, Any]:
     """Return bias by band and S/N, and the width of the main sequence.
 
     Parameters
@@ -249,16 +266,19 @@ def figures(field: Field, side: int, catalogs: Sequence[Table], colours: Table) 
         Of both bands.
     colours : Table
         As `crowdfit cmd` makes it.
+    psfs : sequence of EPSF
+        The fitted PSFs of both bands.
     """
     both = [seen(band, field, side, table) for band, table in zip(BANDS, catalogs, strict=True)]
     result: dict[str, Any] = {}
-    for band, found in zip(BANDS, both, strict=True):
+    for band, found, psf in zip(BANDS, both, psfs, strict=True):
         bright = (found.snr > BRIGHT_SNR) & np.isfinite(found.off)
         off = found.off[bright]
         result[band.name] = {
             "bias_mmag": 1e3 * float(np.median(off)),
             "bias_err_mmag": 1e3 * 1.25 * robust_width(off) / np.sqrt(len(off)),
             "scatter_mmag": 1e3 * robust_width(off),
+            "beyond_mmag": -2500 * float(np.log10(1 - beyond(band, psf))),
             "n": int(bright.sum()),
         }
     result["ms"] = {
@@ -330,8 +350,18 @@ def run(seed: int, side: int, folder: Path, options: Sequence[str] = ()) -> dict
     ):
         if crowdfit(command) != 0:
             raise RuntimeError(f"crowdfit {' '.join(command)} failed")
-    return {"seed": seed, "side": side} | figures(
-        field, side, [read_catalog(name) for name in names], read_catalog(table)
+    return {"seed": seed, "side": side} | read_figures(field, side, folder, seed)
+
+
+def read_figures(field: Field, side: int, folder: Path, seed: int) -> dict[str, Any]:
+    """Return the figures of the files that a run has left."""
+    stems = [f"{band.name.lower()}_{seed}_cal" for band in BANDS]
+    return figures(
+        field,
+        side,
+        [read_catalog(folder / f"{stem}_catalog.fits") for stem in stems],
+        read_catalog(folder / f"colours_{seed}.fits"),
+        [read_psf(folder / f"{stem}_fit.fits") for stem in stems],
     )
 
 
@@ -376,7 +406,8 @@ def print_figures(record: dict[str, Any], title: str) -> None:
         its = record[band.name]
         print(
             f"  {band.name} above S/N {BRIGHT_SNR:g}: bias {its['bias_mmag']:+.1f} +- {its['bias_err_mmag']:.1f} "
-            f"mmag, scatter {its['scatter_mmag']:.1f}, {its['n']:.0f} stars"
+            f"mmag, of which {its['beyond_mmag']:.1f} beyond the PSF, scatter {its['scatter_mmag']:.1f}, "
+            f"{its['n']:.0f} stars"
         )
     for name, its in record["ms"].items():
         print(

@@ -240,6 +240,22 @@ def test_columns_without_a_finite_value_leave_a_note(fit):
     assert all(p.png.startswith(b"\x89PNG") for p in drawn)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (-1.5, "−1.5"),
+        (2.8e-4, "2.8 × 10⁻⁴"),
+        (1e-5, "1 × 10⁻⁵"),
+        (3e7, "3 × 10⁷"),
+        (0.001, "0.001"),
+        (120, "120"),
+    ],
+)
+def test_numbers_of_ticks(value, text):
+    assert canvas.number(value) == text
+
+
 def test_masked_columns_become_nan():
     table = QTable({"a": np.ma.masked_array([1.0, 2.0], [False, True])})
     np.testing.assert_array_equal(curves.column(table, "a"), [1, np.nan])

@@ -1,4 +1,4 @@
-"""P065, P074: two bands of a crowded field come out as they went in, from `_cal` files to the diagram."""
+"""P068, M037, M042: two bands of a crowded field come out as they went in, from `_cal` files to the diagram."""
 
 import numpy as np
 import pytest

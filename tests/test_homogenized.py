@@ -68,7 +68,7 @@ def of(psf):
 
 
 def test_star_fluxes_stay(tmp_path):
-    """P062: what a star gives is the same to 0.2 %; a small aperture now holds what it holds of the target."""
+    """P041, P042: what a star gives is the same to 0.2 %; a small aperture now holds what it holds of the target."""
     image = write_image(tmp_path / "a.fits")
     done = homogenize_file(image, tmp_path / "b.fits", of(NARROW), Target(WIDE, "wide"))
     whole = [sums(path, 20) for path in (image, done.file)]
@@ -82,7 +82,7 @@ def test_star_fluxes_stay(tmp_path):
 
 @pytest.mark.parametrize("name", ["ERR", "VAR", "WHT"])
 def test_noise_of_a_pixel_is_what_the_plane_says(tmp_path, name):
-    """The scatter of an empty image after over that before, and what the plane of its noise became."""
+    """P042: the scatter of an empty image after over that before, and what the plane of its noise became."""
     image = write_image(tmp_path / "a.fits", flux=0 * FLUX, noise=NOISE, planes=(name,))
     done = homogenize_file(image, tmp_path / "b.fits", of(NARROW), Target(WIDE, "wide"))
     after = fits.getdata(done.file, "SCI")
@@ -146,7 +146,7 @@ def varying(widths, nx, radius):
 
 
 def test_kernels_vary_with_the_psf(tmp_path):
-    """The target widens to the right of its own field; here, where pixels are half as large, it does so too."""
+    """P040: the target widens to the right of its own field; here, where pixels are half as large, it does so too."""
     narrow, wide = varying([2.0, 2.1], SHAPE[1], 10), varying([1.6, 1.7], SHAPE[1] / 2, 6)
     target = read_target(write_psf(tmp_path / "wide.fits", wide, wcs_cards(2.0)))
     image = write_image(tmp_path / "a.fits", psf=narrow)

@@ -25,6 +25,7 @@ from crowdfit.frame import Frame, PsfQuality
 from crowdfit.io.products import write_fit_image
 from crowdfit.loop import PassStats
 from crowdfit.photometry.psf_map import PsfMap
+from crowdfit.photometry.segments import Segments
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.field import Grid
@@ -214,6 +215,30 @@ def test_every_figure_is_there_and_described(page):
 def test_page_is_the_same_twice(fit, html, tmp_path):
     """Nothing in it depends on the clock or on chance."""
     assert write_report(fit, tmp_path / "again.html").read_text("utf-8") == html
+
+
+def test_extended_sources_are_outlined(fit):
+    """N011: orange lines where the outlines are, and none where nothing was found; no picture without a search."""
+    outline = np.zeros(fit.exposure.shape, np.int32)
+    outline[20:60, 90:130] = 1
+    planes = Planes.of(fit.frame)
+    assert images.segment_pictures(planes, "e", None) == []
+    orange = []
+    for found in (outline, 0 * outline):
+        with canvas.look():
+            (drawn,) = images.segment_pictures(planes, "e", Segments({}, found, found > 0))
+        dots = np.asarray(Pillow.open(io.BytesIO(drawn.png)).convert("RGB"), int)
+        orange.append(np.mean((dots[..., 0] - dots[..., 2] > 100) & (dots[..., 1] < 130)))
+    assert "1 in all" in images.segment_pictures(planes, "e", Segments({}, outline, outline > 0))[0].caption
+    assert orange[0] > 10 * orange[1]
+    assert orange[0] > 1e-3
+
+
+def test_level_and_noise_of_the_sky_are_said(fit):
+    """M011: median of the sky and noise of a pixel."""
+    values = {fact.label: fact.value for fact in facts.image_facts(fit)}
+    assert values["median sky"] == "100 electron"
+    assert values["noise of a pixel (median)"] == f"{np.sqrt(SKY + 9):.3g} electron"
 
 
 @pytest.mark.parametrize(

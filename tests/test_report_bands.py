@@ -36,6 +36,7 @@ def matched(n=300, *, third=True, sky=True, zero_point=25.0):
 
 
 def test_page(tmp_path):
+    """P065, P068, M037: diagrams, errors and facts of three bands."""
     table = matched()
     text = write_bands_report(table, tmp_path / "c.html").read_text("utf-8")
     page = Page(text)
@@ -53,6 +54,7 @@ def test_page(tmp_path):
 
 
 def test_two_bands_have_no_second_colour(tmp_path):
+    """P065: a page without that diagram."""
     page = Page(write_bands_report(matched(third=False), tmp_path / "c.html").read_text("utf-8"))
     assert "cmd" in page.ids
     assert "two-colours" not in page.ids

@@ -251,7 +251,7 @@ def wrong_stars(catalog, truth, galaxies):
 
 @pytest.mark.slow
 def test_field_with_galaxies(field, tmp_path):
-    """Issue 5, item 1: galaxies are not shredded into stars, and the stars are as good as without them."""
+    """P028: Issue 5, item 1: galaxies are not shredded into stars, and the stars are as good as without them."""
     exposure, truth, galaxies = field
     plain = fit_image(exposure)
     told = fit_image(exposure, segments__kind="sep", record=tmp_path / "run.h5")

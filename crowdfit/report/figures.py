@@ -30,7 +30,9 @@ def draw(result: "FitResult") -> Figures:
     planes, left = Planes.of(frame), significance(frame)
     with canvas.look():
         return Figures(
-            field=images.field_pictures(frame, planes, left) + sky.sky_pictures(frame.exposure, planes),
+            field=images.field_pictures(frame, planes, left)
+            + images.segment_pictures(planes, frame.exposure.unit, result.segments)
+            + sky.sky_pictures(frame.exposure, planes),
             psf=psf.psf_pictures(frame, result.psf_map),
             passes=curves.pass_pictures(result.history),
             catalogue=curves.catalogue_pictures(result.catalog, planes),

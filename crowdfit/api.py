@@ -19,7 +19,6 @@ from crowdfit.provenance import checksums, find_record
 from crowdfit.result import FitResult
 from crowdfit.run import Run
 from crowdfit.sources import Sources
-from crowdfit.stages.segments import SepSegments
 from crowdfit.start import PsfLike
 
 if TYPE_CHECKING:
@@ -93,10 +92,6 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
         overrides = {**_psf_settings(psf), **overrides}
         exposure = _exposure(image, err, dq, _config(config, overrides))
         chosen = _config(config, overrides, exposure.band)
-        if resume and isinstance(chosen.segments, SepSegments):
-            raise InputError(
-                "resume: a run record does not hold what segments.kind=sep has masked; fit from the beginning"
-            )
         run = Run(exposure, psf, chosen, _sources(positions, exposure), progress, record)
         return run.fit(resume=resume)
 

@@ -17,6 +17,7 @@ from crowdfit.commands.calibrate import calibrate
 from crowdfit.commands.colours import align, cmd, regions
 from crowdfit.commands.destripe import destripe
 from crowdfit.commands.fit import demo, fit
+from crowdfit.commands.homogenize import homogenize
 from crowdfit.commands.photometry import photometry
 from crowdfit.commands.show import columns, flags, show_config
 from crowdfit.commands.simulate import simulate
@@ -99,6 +100,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "align": align,
     "regions": regions,
     "destripe": destripe,
+    "homogenize": homogenize,
     "columns": columns,
     "flags": flags,
 }

@@ -14,7 +14,7 @@ from crowdfit.io.atomic import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["write_diagram"]
+__all__ = ["band_names", "draw_magnitudes", "draw_two_colours", "write_diagram"]
 
 F64 = NDArray[np.float64]
 
@@ -44,21 +44,12 @@ def write_diagram(table: Table, path: str | Path) -> Path:
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
     path = Path(path)
-    bands = [str(table.meta[key]) for key in _keys(table, "band_")]
-    system = str(table.meta.get("mag_system", table.meta.get("MAG_SYSTEM", "")))
+    bands = band_names(table)
     figure = Figure(figsize=(5.5 * (len(bands) - 1) + 1, 6.5), layout="constrained")
     axes = figure.subplots(1, len(bands) - 1, squeeze=False)[0]
-    is_several = (np.asarray(table["flags"]) & flags.bit("several")) > 0
-    first, mag = _values(table, "colour_12"), _values(table, "mag_1")
-    _scatter(axes[0], first, mag, is_several)
-    _draw_errors(axes[0], table, mag)
-    axes[0].invert_yaxis()
-    axes[0].set(xlabel=f"{bands[0]} - {bands[1]} ({system} mag)", ylabel=f"{bands[0]} ({system} mag)")
+    draw_magnitudes(axes[0], table)
     if len(bands) > 2:
-        _scatter(axes[1], first, _values(table, "colour_23"), is_several)
-        axes[1].set(
-            xlabel=f"{bands[0]} - {bands[1]} ({system} mag)", ylabel=f"{bands[1]} - {bands[2]} ({system} mag)"
-        )
+        draw_two_colours(axes[1], table)
     try:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=130)
@@ -67,6 +58,38 @@ def write_diagram(table: Table, path: str | Path) -> Path:
             f"{path}: the diagram cannot be written ({exc}); give a name that ends in .png or .pdf"
         ) from exc
     return path
+
+
+def draw_magnitudes(axes: "Axes", table: Table) -> None:
+    """Draw colour against magnitude with median errors; `table` as for `write_diagram`."""
+    one, other, *_ = band_names(table)
+    mag = _values(table, "mag_1")
+    _scatter(axes, _values(table, "colour_12"), mag, _is_several(table))
+    _draw_errors(axes, table, mag)
+    axes.invert_yaxis()
+    # main sequences begin at the upper left
+    axes.get_legend().set_loc("lower left")  # type: ignore[union-attr]
+    axes.set(xlabel=f"{one} - {other} ({_system(table)} mag)", ylabel=f"{one} ({_system(table)} mag)")
+
+
+def draw_two_colours(axes: "Axes", table: Table) -> None:
+    """Draw the second colour against the first; `table` as for `write_diagram`, of three bands."""
+    one, two, three = band_names(table)
+    _scatter(axes, _values(table, "colour_12"), _values(table, "colour_23"), _is_several(table))
+    axes.set(xlabel=f"{one} - {two} ({_system(table)} mag)", ylabel=f"{two} - {three} ({_system(table)} mag)")
+
+
+def band_names(table: Table) -> list[str]:
+    """Return the names of the bands of a table of colours, in their order."""
+    return [str(table.meta[key]) for key in _keys(table, "band_")]
+
+
+def _system(table: Table) -> str:
+    return str(table.meta.get("mag_system", table.meta.get("MAG_SYSTEM", "")))
+
+
+def _is_several(table: Table) -> NDArray[np.bool_]:
+    return np.asarray((np.asarray(table["flags"]) & flags.bit("several")) > 0)
 
 
 def _keys(table: Table, start: str) -> list[str]:
@@ -95,7 +118,9 @@ def _scatter(axes: "Axes", x: F64, y: F64, is_several: NDArray[np.bool_]) -> Non
     if good.any():
         axes.set_xlim(*_limits(x[good]))
         axes.set_ylim(*_limits(y[good]))
-    axes.legend(frameon=False, markerscale=max(3 / size, 1), loc="upper left")
+    axes.legend(
+        markerscale=max(3 / size, 1), loc="upper left", frameon=True, framealpha=0.8, edgecolor="none"
+    )
 
 
 def _limits(values: F64) -> tuple[float, float]:

@@ -1,7 +1,9 @@
 """A fit that has shredded extended sources into stars is made anew with them masked."""
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,29 @@ class Extended:
     rounds: int = 0
 
     @classmethod
+    def of(cls, exposure: Exposure, values: Mapping[str, Any] | None) -> "Extended":
+        """Return what `values` had kept, that nothing was found where there is nothing kept."""
+        return cls.nothing(exposure) if values is None else cls(exposure, **values)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All but the image, by name: arrays and numbers."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "exposure"}
+
+    @property
+    def left(self) -> Exposure:
+        """The image that the stars are fitted to."""
+        if not self.rounds:
+            return self.exposure
+        good = ~self.masked
+        return replace(
+            self.exposure,
+            data=np.where(good, self.exposure.data, np.float32(0)),
+            ivar=np.where(good, self.exposure.ivar, np.float32(0)),
+            saturated=self.exposure.saturated & good,
+        )
+
+    @classmethod
     def nothing(cls, exposure: Exposure) -> "Extended":
         """Return that nothing has been found yet."""
         none = np.zeros(exposure.shape, bool)
@@ -65,14 +90,7 @@ class Extended:
 
     def first_frame(self, before: Frame, config: Config) -> Frame:
         """Return the frame from which the fit is made anew; its PSF is that of the fit before."""
-        good = ~self.masked
-        exposure = replace(
-            self.exposure,
-            data=np.where(good, self.exposure.data, np.float32(0)),
-            ivar=np.where(good, self.exposure.ivar, np.float32(0)),
-            saturated=self.exposure.saturated & good,
-        )
-        frame = Frame.start(exposure, before.psf, config.stamps, before.seen_fwhm, before.tiles)
+        frame = Frame.start(self.left, before.psf, config.stamps, before.seen_fwhm, before.tiles)
         return frame.with_(first_fwhm=before.first_fwhm, given_psf=before.given_psf)
 
     def measured(self, config: Config, frame: Frame) -> Segments | None:

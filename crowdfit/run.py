@@ -21,7 +21,7 @@ from crowdfit.exposure import Exposure
 from crowdfit.extended import Extended
 from crowdfit.frame import Frames
 from crowdfit.io.atomic import clear_leftovers
-from crowdfit.io.run_record import RunRecord, read_last
+from crowdfit.io.run_record import RunRecord, read_extended, read_last
 from crowdfit.loop import PassStats, State, finish, iterate
 from crowdfit.memory import highest_mb, peak_mb, resident_mb
 from crowdfit.photometry.psf_map import measure_psf_map, missing_variation
@@ -87,13 +87,18 @@ class Run:
 
     def fit(self, *, resume: bool) -> FitResult:
         """Make the passes that are missing, the last one, and the catalogue."""
-        last = self.recorded_state() if resume else None
+        known = self.recorded() if resume else None
         self.earlier = sum(stats.seconds for stats in self.history)
-        state = self.passes_after(last) if last else self.passes_from(self.first_frames())
-        extended = Extended.nothing(self.exposure)
+        if known is None:
+            extended = Extended.nothing(self.exposure)
+            self.start_record(extended)
+            state = self.passes_from(self.first_frames())
+        else:
+            last, extended = known
+            state = self.passes_after(last)
         while more := extended.look(self.config, state):
             extended = more
-            state = self.passes_from((extended.first_frame(state.frames[0], self.config),))
+            state = self.passes_anew(state, extended)
         return self.concluded(state, extended)
 
     def first_frames(self) -> Frames:
@@ -102,10 +107,27 @@ class Run:
 
     def passes_from(self, frames: Frames) -> State:
         """Make all passes, beginning with the first, and return the last state."""
-        self.history.clear()
-        if self.record is not None:
-            self.record.start(self.metadata, dump(self.config), self.inputs)
         return self.drained(iterate(frames, self.config, self.sources), None)
+
+    def passes_anew(self, before: State, extended: Extended) -> State:
+        """Make all passes once more, without the pixels of extended sources, and return the last state."""
+
+        def recorded_anew() -> Iterator[State]:
+            for state in iterate(frames, self.config, self.sources):
+                # until then the passes before are what a run that is killed goes on from
+                if state.pass_no == 0:
+                    self.start_record(extended)
+                yield state
+
+        frames = (extended.first_frame(before.frames[0], self.config),)
+        self.history.clear()
+        return self.drained(recorded_anew(), None)
+
+    def start_record(self, extended: Extended) -> None:
+        """Begin the run record, if there shall be one."""
+        if self.record is not None:
+            masks = extended.values if extended.rounds else None
+            self.record.start(self.metadata, dump(self.config), self.inputs, masks)
 
     def passes_after(self, last: State) -> State:
         """Make the passes that follow a recorded one, none where the fit stops after it; return the last state."""
@@ -135,8 +157,11 @@ class Run:
         assert last is not None  # the loop makes at least one pass
         return last
 
-    def recorded_state(self) -> State | None:
-        """Return the last recorded state of this fit, None where there is none; its passes go into the history."""
+    def recorded(self) -> tuple[State, Extended] | None:
+        """Return the last recorded state of this fit, and what was masked then; None where there is none.
+
+        Its passes go into the history.
+        """
         assert self.record is not None  # the door has asked for one
         name, path = self.exposure.name, self.record.path
         clear_leftovers(path)
@@ -150,9 +175,10 @@ class Run:
                 "%s: the run was begun with other packages (%s); its last bits may differ from those of an unbroken "
                 "run", name, ", ".join(changed),
             )  # fmt: skip
-        last, self.history = read_last(path, self.exposure, self.config.stamps, self.tiles)
+        extended = Extended.of(self.exposure, read_extended(path, self.exposure.shape))
+        last, self.history = read_last(path, extended.left, self.config.stamps, self.tiles)
         given = first_psf(self.psf, self.exposure, self.config) if is_given(self.psf, self.config) else None
-        return replace(last, frames=tuple(frame.with_(given_psf=given) for frame in last.frames))
+        return replace(last, frames=tuple(frame.with_(given_psf=given) for frame in last.frames)), extended
 
     def concluded(self, state: State, extended: Extended) -> FitResult:
         """Make the last pass, measure the stars, and return the result."""

@@ -101,6 +101,7 @@ class TestSameAsLibraries:
     """Issue 5, item 8: to 1e-4 where they compute the same thing, for every star of a crowd by itself."""
 
     def test_local_sky_is_the_clipped_median_of_photutils(self, frame, stars, columns):
+        """P051, M018: in the same ring."""
         resid = frame.resid.astype(np.float64)
         rings = CircularAnnulus(np.column_stack([stars.x, stars.y]), 12, 20)
         stats = ApertureStats(resid, rings, sigma_clip=SigmaClip(3.5, maxiters=5), sum_method="center")
@@ -111,6 +112,7 @@ class TestSameAsLibraries:
 
     @pytest.mark.parametrize("radius", [2.5, 5, 9.3])
     def test_circles(self, psf, frame, stars, columns, radius):
+        """P047, M016, N014: circles of any radius are those of the library."""
         name = label(radius, "pix")
         for k in range(N):
             image = cleaned_image(frame, psf, stars, k) - columns["aper_sky"][k]
@@ -125,6 +127,7 @@ class TestSameAsLibraries:
             assert ours == pytest.approx(by_sep[0], rel=1e-4)
 
     def test_ellipses_and_kron(self, psf, frame, stars, columns):
+        """P029, P031, P048, P049, N013: sums in ellipses and Kron apertures are those of the libraries."""
         fwhm = psf.fwhm
         for k in range(N):
             image = cleaned_image(frame, psf, stars, k) - columns["aper_sky"][k]
@@ -146,6 +149,7 @@ class TestSameAsLibraries:
             np.testing.assert_allclose(ours, np.ravel(radii), rtol=1e-4)
 
     def test_sharpness_and_roundness_are_those_of_daofind(self, psf, frame, stars, columns):
+        """M014: the same numbers."""
         for k in range(N):
             image = cleaned_image(frame, psf, stars, k) - columns["aper_sky"][k]
             middle = np.floor([[stars.x[k] + 0.5, stars.y[k] + 0.5]]).astype(int)
@@ -177,7 +181,7 @@ class TestCleaning:
         np.testing.assert_allclose(columns["aper_left_2fwhm"], 0, atol=3e-4)
 
     def test_contamination_before_and_after(self, psf):
-        """Light of a neighbour over the star's own, and the share that the model leaves of a star it does not know."""
+        """P030, P052: light of a neighbour over the star's own, and the share left of a star that is not known."""
         stars = Sources.at([70.0, 76.0], [70.0, 70.0], [1e4, 5e4])
         unknown = render(psf, [70.0], [76.0], [3e3], SHAPE)
         columns, _ = measured(frame_of(psf, stars, seed=None, extra=unknown), stars, annulus=None)

@@ -42,7 +42,7 @@ def moved(ra, dec, shift=(0.0, 0.0), rotation=0.0, scale=1.0):
 
 
 def test_parallax_and_proper_motion_are_those_of_astropy():
-    """Against a full transformation with distance, seen from the Earth, without aberration and bending of light."""
+    """P086: against a full transformation with distance, from the Earth, without aberration and bending of light."""
     ra, dec = np.array([10.0, 200.0, 359.9]), np.array([0.0, 60.0, -70.0])
     reference = Table({"ra": ra, "dec": dec, "pmra": [100.0, -50.0, 0.0], "pmdec": [0.0, 20.0, 900.0]})
     reference["parallax"] = [10.0, 0.1, 300.0]
@@ -66,7 +66,7 @@ def test_stars_at_rest_need_no_epoch():
 
 
 def test_alignment_is_found():
-    """Shift, rotation and scale of a crowd across 0h, of which the reference has the bright stars, with errors."""
+    """P074, P085: shift, rotation and scale of a crowd across 0h; the reference has its bright stars, with errors."""
     rng = np.random.default_rng(9)
     ra, dec, flux = sky(2000)
     bright = np.argsort(-flux)[:150]

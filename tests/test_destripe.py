@@ -42,6 +42,7 @@ def missed(field, stripes):
 
 
 def test_stripes_are_found_between_the_stars(field):
+    """R012: to the error of a mean."""
     found = Destripe()(field.exposure)
     assert missed(field, found.stripes) < 1.4 * MEAN_ERROR
     assert found.usable > 0.8
@@ -58,6 +59,7 @@ def test_both_directions(field):
 
 
 def test_the_copy_holds_all_that_was_in_the_file(field, image, tmp_path):
+    """R014, R016, R017: image and errors changed, all else as it was."""
     done = destripe_file(image, tmp_path / "out")
     (copy,) = done.files
     assert copy.name == "f_cal_rowbgsub.fits"
@@ -76,6 +78,7 @@ def test_the_copy_holds_all_that_was_in_the_file(field, image, tmp_path):
 
 
 def test_masks_are_written_when_asked_for(image, tmp_path):
+    """R010, R011: numbers of the sources, and the image without them."""
     done = destripe_file(image, tmp_path / "out", masks=True)
     assert [path.name for path in done.files[1:]] == ["detections_segm_f_cal.fits", "f_cal_masked.fits"]
     labels, masked = (fits.getdata(path) for path in done.files[1:])
@@ -111,6 +114,7 @@ def test_a_file_without_stripes_any_more_is_left_alone(image, tmp_path):
 
 
 def test_a_crowded_field_is_sent_to_the_fit():
+    """R016: too little sky is refused."""
     field = simulate(named_scene("dense", ny=128, nx=128, n_stars=1500, dead_columns=0))
     strict = Destripe(lines=LineSearch(least_usable=0.9))
     with pytest.raises(InputError, match=r"free of sources.*stripes.kind=lines"):

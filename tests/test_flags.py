@@ -25,6 +25,7 @@ def test_bit():
 
 
 def test_decode():
+    """P070: names of the bits."""
     assert flags.decode(0) == ()
     assert flags.decode(0b1010) == ("saturated", "near_mask")
     every = sum(flag.value for flag in flags.SOURCE_FLAGS)

@@ -66,7 +66,7 @@ def test_kernel_between_gaussians_is_the_gaussian_of_the_difference():
 
 
 def test_report_of_a_kernel_is_what_it_does(kernel):
-    """Sum, residual, curve of growth and noise, measured again on stamps of the PSF and on a noisy sky."""
+    """P039: sum, residual, curve of growth and noise, measured again on stamps of the PSF and on a noisy sky."""
     source, target = analytic.moffat(2.2), analytic.moffat(3.0)
     worst, growth = 0.0, []
     for x, y in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5)):
@@ -87,7 +87,7 @@ def test_report_of_a_kernel_is_what_it_does(kernel):
 
 
 def test_regularisation_is_the_strongest_that_the_residual_allows(kernel):
-    """Neither the strongest nor the weakest is taken; a wider target asks for no weaker one, and noise falls."""
+    """P038: neither the strongest nor the weakest is taken; a wider target asks for no weaker one, and noise falls."""
     assert kernel.residual <= max(ENOUGH, 2e-3)
     assert REGULARISATIONS[-1] < kernel.regularisation < REGULARISATIONS[0]
     easy = kernel_between(analytic.moffat(2.2), analytic.moffat(4.5))
@@ -102,6 +102,7 @@ def test_same_psf_needs_no_kernel():
 
 
 def test_sharpening_is_said(caplog):
+    """P038: a narrower target is warned of."""
     with caplog.at_level(logging.WARNING):
         found = kernel_between(analytic.moffat(3.0), analytic.moffat(2.0))
     assert found.noise > 1
@@ -134,7 +135,7 @@ PAIRS = pytest.mark.parametrize(
 
 @PAIRS
 def test_fluxes_of_stars_are_kept(source, target):
-    """Item 6: fluxes are the same to 0.2 %, star by star, wherever they are in their pixels and on the field."""
+    """P041, P042: fluxes are the same to 0.2 %, star by star, wherever they are in their pixels and on the field."""
     rng = np.random.default_rng(1)
     columns, rows = np.meshgrid(np.linspace(20, 90, 6), np.linspace(20, 70, 5))
     x, y = (places.ravel() + rng.uniform(-1, 1, places.size) for places in (columns, rows))

@@ -20,7 +20,7 @@ def notes_of(exposure):
 
 @pytest.mark.parametrize("name", ["a_cal.fits", "a_crf.fits.gz"])
 def test_cal(tmp_path, name):
-    """P007, P010, N001: planes by EXTNAME, keywords of the SCI header, plain and gzipped, with no options."""
+    """M002, P007, P010, N001: planes by EXTNAME, keywords of the SCI header, plain and gzipped, with no options."""
     files.write_cal(tmp_path / name)
     exposure = read_exposure(tmp_path / name)
     assert (exposure.unit, exposure.band) == ("MJy/sr", "F444W")

@@ -48,6 +48,7 @@ def test_nothing_is_subtracted_where_there_are_no_stripes():
 
 
 def test_a_line_without_pixels_follows_its_neighbours():
+    """R013: and is counted."""
     true = np.repeat(5 * NOISE * np.sin(np.arange(SHAPE[0]) / 20)[:, None], SHAPE[1], axis=1).astype(
         np.float32
     )

@@ -25,6 +25,7 @@ from crowdfit.frame import Frame, PsfQuality
 from crowdfit.io.products import write_fit_image
 from crowdfit.loop import PassStats
 from crowdfit.photometry.psf_map import PsfMap
+from crowdfit.photometry.segments import Segments
 from crowdfit.psf.analytic import gaussian, moffat
 from crowdfit.psf.epsf import EPSF
 from crowdfit.psf.field import Grid
@@ -216,6 +217,30 @@ def test_page_is_the_same_twice(fit, html, tmp_path):
     assert write_report(fit, tmp_path / "again.html").read_text("utf-8") == html
 
 
+def test_extended_sources_are_outlined(fit):
+    """N011: orange lines where the outlines are, and none where nothing was found; no picture without a search."""
+    outline = np.zeros(fit.exposure.shape, np.int32)
+    outline[20:60, 90:130] = 1
+    planes = Planes.of(fit.frame)
+    assert images.segment_pictures(planes, "e", None) == []
+    orange = []
+    for found in (outline, 0 * outline):
+        with canvas.look():
+            (drawn,) = images.segment_pictures(planes, "e", Segments({}, found, found > 0))
+        dots = np.asarray(Pillow.open(io.BytesIO(drawn.png)).convert("RGB"), int)
+        orange.append(np.mean((dots[..., 0] - dots[..., 2] > 100) & (dots[..., 1] < 130)))
+    assert "1 in all" in images.segment_pictures(planes, "e", Segments({}, outline, outline > 0))[0].caption
+    assert orange[0] > 10 * orange[1]
+    assert orange[0] > 1e-3
+
+
+def test_level_and_noise_of_the_sky_are_said(fit):
+    """M011: median of the sky and noise of a pixel."""
+    values = {fact.label: fact.value for fact in facts.image_facts(fit)}
+    assert values["median sky"] == "100 electron"
+    assert values["noise of a pixel (median)"] == f"{np.sqrt(SKY + 9):.3g} electron"
+
+
 @pytest.mark.parametrize(
     ("n", "shape", "passes"),
     [(0, (30, 30), 1), (1, (30, 30), 1), (2, (40, 900), 0), (3500, (61, 50), 2)],
@@ -238,6 +263,22 @@ def test_columns_without_a_finite_value_leave_a_note(fit):
         drawn = curves.catalogue_pictures(table, Planes.of(fit.frame))
     assert len({p.png for p in drawn}) == 4
     assert all(p.png.startswith(b"\x89PNG") for p in drawn)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (-1.5, "−1.5"),
+        (2.8e-4, "2.8 × 10⁻⁴"),
+        (1e-5, "1 × 10⁻⁵"),
+        (3e7, "3 × 10⁷"),
+        (0.001, "0.001"),
+        (120, "120"),
+    ],
+)
+def test_numbers_of_ticks(value, text):
+    assert canvas.number(value) == text
 
 
 def test_masked_columns_become_nan():

@@ -379,6 +379,6 @@ class TestDamage:
         with h5py.File(whole, "r+") as file:
             file.attrs["format"] = "crowdfit run record 1"
         with pytest.raises(
-            InputError, match=r"'crowdfit run record 1', but .* reads 'crowdfit run record 2'"
+            InputError, match=r"'crowdfit run record 1', but .* reads 'crowdfit run record 3'"
         ):
             READERS[reader](whole)

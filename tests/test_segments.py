@@ -8,15 +8,15 @@ from astropy.table import Table
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
-from crowdfit import fit_image
+from crowdfit import fit_image, run
 from crowdfit.catalog import SEGMENT_COLUMNS, build_segments
 from crowdfit.config import Config
 from crowdfit.errors import InputError
 from crowdfit.exposure import Exposure
 from crowdfit.extended import Extended
 from crowdfit.frame import Frame, StampSizes
-from crowdfit.io.run_record import read_record
-from crowdfit.loop import PassStats, State
+from crowdfit.io.run_record import RunRecord, read_extended, read_head, read_record
+from crowdfit.loop import PassStats, State, iterate
 from crowdfit.photometry.segments import EDGE, measure_segments
 from crowdfit.psf.analytic import moffat
 from crowdfit.render import render
@@ -251,7 +251,7 @@ def wrong_stars(catalog, truth, galaxies):
 
 @pytest.mark.slow
 def test_field_with_galaxies(field, tmp_path):
-    """Issue 5, item 1: galaxies are not shredded into stars, and the stars are as good as without them."""
+    """P028: Issue 5, item 1: galaxies are not shredded into stars, and the stars are as good as without them."""
     exposure, truth, galaxies = field
     plain = fit_image(exposure)
     told = fit_image(exposure, segments__kind="sep", record=tmp_path / "run.h5")
@@ -305,9 +305,93 @@ def test_field_without_galaxies():
     np.testing.assert_array_equal(plain.catalog["flux"].value, told.catalog["flux"].value)
 
 
-def test_no_resume(field, tmp_path):
-    with pytest.raises(InputError, match=r"a run record does not hold what segments.kind=sep has masked"):
-        fit_image(field[0], record=tmp_path / "run.h5", resume=True, segments__kind="sep")
+@pytest.fixture(scope="module")
+def unbroken(field, tmp_path_factory):
+    """A short fit of a part of that field, made anew without its galaxy: image, result, numbers of passes, record."""
+    whole, passes = field[0], []
+    cut = np.s_[100:, :110]
+    exposure = Exposure.of(whole.data[cut], whole.ivar[cut], gain=whole.gain, name="galaxy")
+    path = tmp_path_factory.mktemp("unbroken") / "run.h5"
+    result = fit_image(exposure, record=path, progress=lambda state: passes.append(state.pass_no), **SHORT)
+    return exposure, result, passes, path
+
+
+SHORT = {"segments__kind": "sep", "segments__rounds": 2, "stop__max_passes": 5, "stop__min_passes": 5}
+
+
+class Killed(Exception):  # noqa: N818 - nothing is wrong
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("pass_no", [4, 5, 6, -1])
+def test_resume(unbroken, tmp_path, pass_no):
+    """P100: ended after the fit with galaxies, after the first, the second and the last pass without: the same bits."""
+    exposure, whole, passes, _ = unbroken
+    assert passes[5] == 0  # a galaxy was found
+    assert len(whole.segments.columns["x"])
+    last, seen = pass_no % len(passes), []
+
+    def follow(state):
+        seen.append(state.pass_no)
+        if len(seen) == last + 1:
+            raise Killed
+
+    path = tmp_path / "run.h5"
+    with pytest.raises(Killed):
+        fit_image(exposure, record=path, progress=follow, **SHORT)
+    assert read_head(path).n_passes == passes[last] + 1
+    more = []
+    told = fit_image(
+        exposure, record=path, resume=True, progress=lambda state: more.append(state.pass_no), **SHORT
+    )
+    assert seen + more == passes
+    for name in whole.catalog.colnames:
+        assert np.asarray(told.catalog[name]).tobytes() == np.asarray(whole.catalog[name]).tobytes(), name
+    for name, values in whole.segments.columns.items():
+        np.testing.assert_array_equal(told.segments.columns[name], values)
+    np.testing.assert_array_equal(told.segments.outline, whole.segments.outline)
+    np.testing.assert_array_equal(told.segments.masked, whole.segments.masked)
+    np.testing.assert_array_equal(told.residual, whole.residual)
+
+
+def test_record_holds_what_was_masked(unbroken, tmp_path):
+    exposure, whole, _, path = unbroken
+    kept = Extended.of(exposure, read_extended(path, exposure.shape))
+    assert kept.rounds >= 1
+    np.testing.assert_array_equal(kept.masked, whole.segments.masked)
+    np.testing.assert_array_equal(kept.left.ivar > 0, exposure.good & ~kept.masked)
+    with pytest.raises(InputError, match=r"damaged \(extended/\w+ has shape"):
+        read_extended(path, (5, 5))
+    plain = tmp_path / "plain.h5"
+    RunRecord(plain).start({}, "", {})
+    assert read_extended(plain, exposure.shape) is None
+    none = Extended.of(exposure, None)
+    assert none.left is exposure
+    assert not none.masked.any()
+
+
+def test_record_is_kept_until_a_pass_has_been_made_anew(unbroken, tmp_path, monkeypatch):
+    """Killed in the first pass without galaxies, a run goes on after the fit with them."""
+    exposure, whole, passes, _ = unbroken
+    path, begun = tmp_path / "run.h5", []
+
+    def killed(frames, config, sources, **options):
+        begun.append(len(begun))
+        if len(begun) == 2:
+            raise Killed
+        yield from iterate(frames, config, sources, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "iterate", killed)
+        with pytest.raises(Killed):
+            fit_image(exposure, record=path, **SHORT)
+    assert read_head(path).n_passes == 5
+    more = []
+    told = fit_image(
+        exposure, record=path, resume=True, progress=lambda state: more.append(state.pass_no), **SHORT
+    )
+    assert more == passes[5:]
+    np.testing.assert_array_equal(told.catalog["flux"], whole.catalog["flux"])
 
 
 def test_off_by_default():

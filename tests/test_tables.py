@@ -171,6 +171,7 @@ def test_csv_reads_with_plain_tools(tmp_path):
 
 
 def test_ecsv_and_votable_read_with_astropy(tmp_path):
+    """P078, N019: as other programs do."""
     for suffix in ("ecsv", "vot"):
         table = QTable.read(write_catalog(catalog("Jy"), tmp_path / f"c.{suffix}"))
         assert table["flux"].unit == u.Jy

@@ -52,6 +52,12 @@ def cmd(  # noqa: PLR0913, PLR0917 - one argument for each option
         Path | None,
         typer.Option("--plot", help="Diagram; default: beside the table, as .png.", metavar="FILE"),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", help="Page with diagrams and figures of the match; default: as .html.", metavar="FILE"
+        ),
+    ] = None,
     eazy: Annotated[
         Path | None, typer.Option("--eazy", help="Also write fluxes for EAZY.", metavar="FILE")
     ] = None,
@@ -65,24 +71,26 @@ def cmd(  # noqa: PLR0913, PLR0917 - one argument for each option
     ] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Match the catalogues of two or three bands: table of colours, and colour-magnitude diagram."""
+    """Match the catalogues of two or three bands: table of colours, colour-magnitude diagram, and a report."""
     from crowdfit.colours import match_bands, write_eazy  # noqa: PLC0415 - slow to import
     from crowdfit.diagrams import write_diagram  # noqa: PLC0415
     from crowdfit.io.formats import check_formats  # noqa: PLC0415
     from crowdfit.io.tables import read_catalog, write_catalog  # noqa: PLC0415
+    from crowdfit.report.bands import write_bands_report  # noqa: PLC0415
 
     if (eazy is None) != (eazy_filters is None):
         raise ConfigError("cmd: --eazy FILE and --eazy-filters N,N need each other")
     numbers = _numbers(eazy_filters) if eazy_filters is not None else ()
     check_formats((out.suffix.lstrip("."),))
-    diagram = plot or out.with_suffix(".png")
-    _check_files(catalogs, [out, diagram, *([eazy] if eazy else [])])
+    diagram, page = plot or out.with_suffix(".png"), report or out.with_suffix(".html")
+    _check_files(catalogs, [out, diagram, page, *([eazy] if eazy else [])])
     with console.logging_to(console.level_name(quiet, 0)):
         table = match_bands({str(path): read_catalog(path) for path in catalogs}, radius, several.value)
         if eazy is not None:
             write_eazy(table, eazy, numbers)
         write_catalog(table, out)
         write_diagram(table, diagram)
+        write_bands_report(table, page)
     if not quiet:
         n_several = sum(
             any(row) for row in zip(*(table[f"n_{k + 1}"] > 1 for k in range(len(catalogs))), strict=True)
@@ -90,7 +98,7 @@ def cmd(  # noqa: PLR0913, PLR0917 - one argument for each option
         typer.echo(
             f"{out}: {len(table):,} stars in {table.meta['band_1']} and {table.meta['band_2']} within "
             f"{table.meta['match_radius']}, {n_several:,} with several detections; {table.meta['mag_system']} "
-            f"magnitudes\n{diagram}: diagram"
+            f"magnitudes\n{diagram}: diagram\n{page}: report"
         )
     return DONE
 
@@ -112,6 +120,7 @@ def _check_files(catalogs: list[Path], results: list[Path]) -> None:
     for path in results:
         if path.resolve() in seen:
             raise InputError(f"{path}: is one of the other files; choose another name for the result")
+        seen.add(path.resolve())
         seen.add(path.resolve())
 
 

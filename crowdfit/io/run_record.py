@@ -6,6 +6,8 @@ Layout::
     /metadata       attributes: versions, settings and facts of the image, as in every product
     /inputs         attributes: checksums of image, errors, data quality, PSF, positions, see `crowdfit.provenance`
     /config         the resolved configuration, YAML text
+    /extended/{cores, masked, in_front}    pixels of extended sources, which the passes in the file leave out (bool);
+                    attribute rounds; not there before any were found
     /passes/000     attributes: the numbers of `PassStats`; dictionaries as JSON
     /passes/000/sources/{x, y, flux, flux_err, flux_err_marginal, id, pass_no, flags}
     /passes/000/frames/0/{psf, sky}    one group per exposure, with what else `Frame` holds after the pass: images
@@ -47,9 +49,18 @@ from crowdfit.tiles import Tiles
 if TYPE_CHECKING:
     from astropy.table import QTable, Table
 
-__all__ = ["Head", "PassRecord", "Record", "RunRecord", "read_head", "read_last", "read_record"]
+__all__ = [
+    "Head",
+    "PassRecord",
+    "Record",
+    "RunRecord",
+    "read_extended",
+    "read_head",
+    "read_last",
+    "read_record",
+]
 
-FORMAT: Final = "crowdfit run record 2"
+FORMAT: Final = "crowdfit run record 3"
 
 NOT_KEPT: Final = ("exposure", "model", "stamps", "tiles", "sky_error", "given_psf")
 """What a frame has from the image, the sources, the configuration, the last pass and the PSF that was given."""
@@ -68,8 +79,16 @@ class RunRecord:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def start(self, metadata: Mapping[str, Any], config_yaml: str, inputs: Mapping[str, str]) -> None:
+    def start(
+        self,
+        metadata: Mapping[str, Any],
+        config_yaml: str,
+        inputs: Mapping[str, str],
+        extended: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begin the file with metadata (versions, ...), the resolved configuration and checksums of the inputs.
+
+        `extended` is what the passes that follow leave out: arrays (ny, nx) and numbers by name.
 
         Raises
         ------
@@ -82,6 +101,8 @@ class RunRecord:
             file.create_group("inputs").attrs.update(inputs)
             file["config"] = config_yaml
             file.create_group("passes")
+            if extended is not None:
+                _put_values(file.create_group("extended"), extended)
 
     def add(self, state: "State") -> None:
         """Append a finished pass: its sources, what is known of every frame, and its statistics."""
@@ -229,6 +250,31 @@ def read_head(path: str | Path) -> Head:
         return _get_head(Path(path), file)
 
 
+def read_extended(path: str | Path, shape: tuple[int, int]) -> dict[str, Any] | None:
+    """Read what the passes of a run record leave out, as `RunRecord.start` was given it; None where there is nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        The record.
+    shape : (int, int)
+        Rows and columns of the image.
+
+    Raises
+    ------
+    InputError
+        As `read_record`, and where the arrays are not of that shape.
+    """
+    with _opened(Path(path)) as file:
+        if "extended" not in file:
+            return None
+        values: dict[str, Any] = {name: data[()] for name, data in file["extended"].items()}
+        for name, array in values.items():
+            if array.shape != shape:
+                raise ValueError(f"extended/{name} has shape {array.shape}, the image {shape}")
+        return values | _get_attributes(file["extended"])
+
+
 def read_last(
     path: str | Path, exposure: Exposure, stamps: StampSizes, tiles: Tiles | None = None
 ) -> tuple[State, list[PassStats]]:
@@ -342,11 +388,17 @@ def _put_frame(group: h5py.Group, frame: Frame, before: h5py.Group | None = None
     else:
         _put_array(group, "psf", psf.cube)
         group["psf"].attrs.update(_as_attributes(others))
-    for name in [name for name, value in values.items() if isinstance(value, np.ndarray)]:
-        # such images are smooth: one quick pass of compression takes most of them away
-        _put_array(group, name, values.pop(name), compression="gzip", compression_opts=1, shuffle=True)
     quality = values.pop("psf_quality")
-    group.attrs.update(_as_attributes(values | {"psf_quality": quality and dataclasses.asdict(quality)}))
+    _put_values(group, values | {"psf_quality": quality and dataclasses.asdict(quality)})
+
+
+def _put_values(group: h5py.Group, values: Mapping[str, Any]) -> None:
+    """Write images as datasets, and all else as attributes."""
+    images = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    for name, image in images.items():
+        # such images are smooth: one quick pass of compression takes most of them away
+        _put_array(group, name, image, compression="gzip", compression_opts=1, shuffle=True)
+    group.attrs.update(_as_attributes({name: value for name, value in values.items() if name not in images}))
 
 
 def _put_array(group: h5py.Group, name: str, array: NDArray[Any], **compression: Any) -> None:

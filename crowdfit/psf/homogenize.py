@@ -161,26 +161,46 @@ class Homogenizer:
         good = np.isfinite(values)
         if weights is not None:
             good &= np.isfinite(weights) & (weights > 0)
-        covered, kept, least = (np.zeros(values.shape) for _ in range(3))
+        covered, usable = self._coverage(good, max_lost)
         out = np.zeros(values.shape)
         light = np.where(good, values, 0.0)
         for number, kernel in enumerate(self.kernels):
-            share = self._shares(values.shape, number)
-            size = np.abs(kernel.image)
-            least += share * size.sum()
-            for total, plane, taps in (
-                (out, light, kernel.image),
-                (covered, good, kernel.image),
-                (kept, good, size),
-            ):
-                _spread(total, plane * share, taps)
-        usable = kept >= (1 - max_lost) * least * (1 - 1e-9)
+            _spread(out, light * self._shares(values.shape, number), kernel.image)
         with np.errstate(divide="ignore", invalid="ignore"):
             matched = np.where(usable, out / covered, np.nan)
             if weights is None:
                 return Matched(matched, None)
             variance = self._variance(np.where(good, 1 / weights, 0.0)) / covered**2
             return Matched(matched, np.where(usable, 1 / variance, 0.0))
+
+    def variance(self, variance: ArrayLike, max_lost: float = 0.02) -> F64:
+        """Return the variance (ny, nx) of the pixels of an image that `apply` made, NaN where it has no value.
+
+        Unlike an inverse variance this may be a part of the noise, and 0 in places.
+
+        Parameters
+        ----------
+        variance : array_like (ny, nx)
+            Of the pixels before, which are independent; NaN for bad pixels.
+        max_lost : float
+            As in `apply`.
+        """
+        values = np.asarray(variance, np.float64)
+        good = np.isfinite(values)
+        covered, usable = self._coverage(good, max_lost)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(usable, self._variance(np.where(good, values, 0.0)) / covered**2, np.nan)
+
+    def _coverage(self, good: NDArray[np.bool_], max_lost: float) -> tuple[F64, NDArray[np.bool_]]:
+        """Return what good pixels have of the kernel around every pixel, and where that is enough (ny, nx)."""
+        covered, kept, least = (np.zeros(good.shape) for _ in range(3))
+        for number, kernel in enumerate(self.kernels):
+            share = self._shares(good.shape, number)
+            size = np.abs(kernel.image)
+            least += share * size.sum()
+            _spread(covered, good * share, kernel.image)
+            _spread(kept, good * share, size)
+        return covered, kept >= (1 - max_lost) * least * (1 - 1e-9)
 
     def _shares(self, shape: tuple[int, int], number: int) -> F64:
         """Return the weight (ny, nx) of a kernel at every pixel."""

@@ -142,8 +142,8 @@ def png(picture: Pillow.Image) -> bytes:
 def number(value: float) -> str:
     """Return a tick label with three digits and a true minus sign."""
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        mantissa, exponent = f"{value:.2g}".split("e")
-        return f"{mantissa} \N{MULTIPLICATION SIGN} {power(int(exponent))}"
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')} \N{MULTIPLICATION SIGN} {power(int(exponent))}"
     text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text.replace("-", "\N{MINUS SIGN}")
 

@@ -141,9 +141,9 @@ def _errors(table: "QTable") -> Picture:
     mag, flux = magnitude(table), column(table, "flux")
     with np.errstate(divide="ignore", invalid="ignore"):
         total, alone = (1.0857 * column(table, name) / flux for name in ("flux_err", "flux_err_isolated"))
-    if _cloud(axes, mag, total, log=True):
-        _trend(axes, mag, total, canvas.INK, "marginal: neighbours are free too")
-        _trend(axes, mag, alone, canvas.ORANGE, "as if the star were alone", few=True)
+    if draw_cloud(axes, mag, total, log=True):
+        draw_trend(axes, mag, total, canvas.INK, "marginal: neighbours are free too")
+        draw_trend(axes, mag, alone, canvas.ORANGE, "as if the star were alone", few=True)
         _legend(axes, "upper left")
     axes.set(title="Magnitude error", ylabel="error (mag)", xlabel="magnitude")
     caption = (
@@ -156,8 +156,8 @@ def _errors(table: "QTable") -> Picture:
 def _fracflux(table: "QTable") -> Picture:
     figure, axes = plot.new_plot()
     mag, share = magnitude(table), column(table, "fracflux")
-    if _cloud(axes, mag, share, limits=(-0.05, 1.05)):
-        _trend(axes, mag, share, canvas.INK, "median")
+    if draw_cloud(axes, mag, share, limits=(-0.05, 1.05)):
+        draw_trend(axes, mag, share, canvas.INK, "median")
         _legend(axes, "lower left")
     axes.set(title="Own share of the light (fracflux)", ylabel="fracflux", xlabel="magnitude")
     caption = (
@@ -172,9 +172,9 @@ def _fracflux(table: "QTable") -> Picture:
 def _rchi2(table: "QTable") -> Picture:
     figure, axes = plot.new_plot()
     mag, chi2 = magnitude(table), column(table, "rchi2")
-    if _cloud(axes, mag, chi2, log=True):
+    if draw_cloud(axes, mag, chi2, log=True):
         axes.axhline(1, color=canvas.ORANGE, lw=1, label="pure noise")
-        _trend(axes, mag, chi2, canvas.INK, "median")
+        draw_trend(axes, mag, chi2, canvas.INK, "median")
         axes.legend(loc="upper right")
     axes.set(title="Quality of fit (rchi2)", ylabel="rchi2", xlabel="magnitude")
     caption = (
@@ -190,7 +190,7 @@ def _legend(axes: Axes, place: Literal["upper left", "lower left"]) -> None:
         axes.legend(loc=place)
 
 
-def _cloud(
+def draw_cloud(
     axes: Axes, x: F64, y: F64, *, log: bool = False, limits: tuple[float, float] | None = None
 ) -> bool:
     """Draw points, or their density when there are many; say so when there are none."""
@@ -232,7 +232,7 @@ def _span(values: F64, *, log: bool, pad: float = 0.1) -> tuple[float, float]:
     return (10**low, 10**high) if log else (low, high)
 
 
-def _trend(axes: Axes, x: F64, y: F64, colour: str, label: str, *, few: bool = False) -> None:
+def draw_trend(axes: Axes, x: F64, y: F64, colour: str, label: str, *, few: bool = False) -> None:
     """Draw the running median of `y` in bins of equal number; with `few`, the points where they are few."""
     good = np.isfinite(x) & np.isfinite(y)
     x, y = x[good], y[good]

@@ -104,6 +104,7 @@ def image_facts(result: "FitResult") -> list[Fact]:
         Fact("pixels not used", f"{count(n_masked)} ({percent(n_masked, exposure.data.size)})"),
         Fact("of these saturated", count(int(np.count_nonzero(exposure.saturated)))),
         Fact("median sky", f"{digits(float(np.median(result.frame.sky)), '.4g')} {exposure.unit}".strip()),
+        Fact("noise of a pixel (median)", f"{digits(exposure.noise, '.3g')} {exposure.unit}".strip()),
         *_structure(result.frame),
         Fact("sources", count(len(result.sources))),
         Fact("PSF", f"FWHM {psf.fwhm:.2f} pix, {shape_text(psf)}"),

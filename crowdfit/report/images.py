@@ -6,6 +6,7 @@ import numpy as np
 
 from crowdfit.exposure import Image
 from crowdfit.frame import Frame
+from crowdfit.photometry.segments import Segments
 from crowdfit.report import panel as panels
 from crowdfit.report import pixels
 from crowdfit.report.canvas import Picture
@@ -95,6 +96,25 @@ def field_pictures(frame: Frame, planes: Planes, left: Image) -> list[Picture]:
         ),
     )
     return [_field_picture(*figure, factor) for figure in figures]
+
+
+def segment_pictures(planes: Planes, unit: str, segments: Segments | None) -> list[Picture]:
+    """Return the outlines of extended sources on the image (N011); nothing where they were not looked for."""
+    if segments is None:
+        return []
+    factor = pixels.block_factor(planes.data.shape)
+    values = pixels.block_mean(planes.data, planes.good, factor)
+    panel = whole(values, factor, sky_scale(planes.stretch, unit))
+    outline = segments.outline.astype(np.float32)
+    inside = pixels.block_extreme(np.minimum(outline, 1), np.ones_like(planes.good), factor)
+    panel.draw_level(inside, 0.5, 1.2)
+    n = int(segments.outline.max(initial=0))
+    caption = (
+        f"Outlines of the extended sources, {n} in all. Their pixels and a rim around them are not used by the fit "
+        "of the stars; bright stars before them are."
+    )
+    sheet = single(panel, "Extended sources", "x (pix)", "y (pix)")
+    return [sheet.finish("segments", "Outlines of extended sources on the image.", caption)]
 
 
 def _field_picture(name: str, title: str, values: Image, scale: Scale, caption: str, factor: int) -> Picture:

@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from crowdfit import __version__
 from crowdfit.config import dump
 from crowdfit.io.atomic import atomic_path
-from crowdfit.report import canvas, facts, figures
+from crowdfit.report import apertures, canvas, facts, figures
 
 if TYPE_CHECKING:
     from crowdfit.result import FitResult
@@ -39,8 +39,8 @@ def write_report(result: "FitResult", path: str | Path) -> Path:
     return path
 
 
-def page_text(result: "FitResult") -> str:
-    """Return the HTML of the report."""
+def template(name: str) -> Template:
+    """Return a template of this folder."""
     environment = Environment(
         loader=PackageLoader("crowdfit.report", "."),
         autoescape=True,
@@ -48,8 +48,13 @@ def page_text(result: "FitResult") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(name)
+
+
+def page_text(result: "FitResult") -> str:
+    """Return the HTML of the report."""
     exposure = result.frame.exposure
-    return environment.get_template("template.html").render(
+    return template("template.html").render(
         name=exposure.name,
         masked=canvas.MASKED,
         version=__version__,
@@ -60,6 +65,7 @@ def page_text(result: "FitResult") -> str:
         figures=figures.draw(result),
         pass_headings=facts.PASS_HEADINGS,
         passes=facts.pass_rows(result.history),
+        apertures=apertures.summary(result.catalog, result.corrections),
         flags=facts.flag_rows(result.sources.flags),
         stages=facts.stage_rows(result.stage_seconds, result.stage_memory_mb),
         psf=facts.psf_verdict(result.frame, result.psf_map),

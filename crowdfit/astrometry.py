@@ -22,6 +22,7 @@ from crowdfit.catalog import unit_of
 from crowdfit.detections import fact, flag_bits, plain_column
 from crowdfit.errors import InputError
 from crowdfit.flags import bit
+from crowdfit.match import voted_shift
 from crowdfit.robust import MAD
 
 __all__ = ["Alignment", "align", "epoch_of", "positions_at"]
@@ -201,7 +202,7 @@ def align(
     centre = float(np.median(ra[rows])), float(np.median(dec[rows]))
     plane, goal = _to_plane(ra[rows], dec[rows], centre), _to_plane(there[:, 0], there[:, 1], centre)
     terms = np.zeros((3, 2))
-    terms[0] = _voted_shift(plane, goal, radius, search)
+    terms[0] = voted_shift(plane, goal, radius, search)
     used = np.zeros((0, 2), np.int64)
     for _ in range(ROUNDS):
         pairs = _pairs(plane + _design(plane) @ terms, goal, radius)
@@ -246,17 +247,6 @@ def _usable(catalog: Table, ra: F64, dec: F64, most: int) -> NDArray[np.int64]:
 
 def _design(plane: F64) -> F64:
     return np.column_stack([np.ones(len(plane)), plane])
-
-
-def _voted_shift(plane: F64, goal: F64, radius: float, search: float) -> F64:
-    """Return the shift (2,) that most pairs within `search` agree on, to half of `radius`."""
-    near = KDTree(goal).query_ball_point(plane, search)
-    steps = np.concatenate([goal[found] - place for place, found in zip(plane, near, strict=True)])
-    if not len(steps):
-        return np.zeros(2)
-    tree = KDTree(steps)
-    most = int(np.argmax(tree.query_ball_point(steps, radius / 2, return_length=True)))
-    return np.asarray(np.median(steps[tree.query_ball_point(steps[most], radius / 2)], axis=0), np.float64)
 
 
 def _pairs(plane: F64, goal: F64, radius: float) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from crowdfit.catalog import IMAGE, MAG_PER_LN, Column, make_table, unit_of
 from crowdfit.detections import fact, flag_bits, plain_column, reach_for
 from crowdfit.errors import InputError
 from crowdfit.io.atomic import atomic_path
+from crowdfit.match import voted_shift
 from crowdfit.reach import Radius, Reach
 
 __all__ = ["COLOUR_COLUMNS", "match_bands", "write_eazy"]
@@ -37,6 +38,8 @@ BRIGHT: Final = 500
 """So many of the brightest stars of each band tell how the positions of two bands are shifted."""
 LEAST: Final = 10
 """A shift is taken from no fewer pairs."""
+SEARCH: Final = 5
+"""A shift is looked for up to so many match radii."""
 NEIGHBOURS: Final = 8
 """The density of stars at a place is that inside the circle to its eighth neighbour."""
 EAZY_UNIT: Final = u.uJy
@@ -324,11 +327,15 @@ def _shift(first: _Band, second: _Band, reach: Reach) -> F64:
     lists = [
         band.points[np.argsort(-np.nan_to_num(band.flux), kind="stable")[:BRIGHT]] for band in (first, second)
     ]
-    for widening in (3, 1):  # the second round is spared most of the chance pairs
-        one, two, _ = _mutual(lists[0], lists[1] - shift, widening * reach.length)
-        if len(one) < LEAST:
-            return np.zeros_like(shift)
-        shift = np.median(lists[1][two] - lists[0][one], axis=0)
+    finite = [points[_finite(points)] for points in lists]
+    if not (len(finite[0]) and len(finite[1])):
+        return shift
+    # a vote: in a crowd the nearest star is often another one, but those agree on nothing
+    shift = voted_shift(finite[0], finite[1], reach.length, SEARCH * reach.length)
+    one, two, _ = _mutual(lists[0], lists[1] - shift, reach.length)
+    if len(one) < LEAST:
+        return np.zeros_like(shift)
+    shift = np.median(lists[1][two] - lists[0][one], axis=0)
     if np.linalg.norm(shift) > reach.length / 2:
         log.warning(
             "positions of two bands are shifted by %.3g %s, which is taken out; the WCS of one is off",

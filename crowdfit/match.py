@@ -107,6 +107,20 @@ def _nearest(points: F64, others: F64) -> tuple[F64, I64]:
     return np.asarray(length, np.float64), np.asarray(index, np.int64)
 
 
+def voted_shift(points: F64, others: F64, radius: float, search: float) -> F64:
+    """Return the step (d,) from `points` (n, d) to `others` (m, d) that most pairs within `search` agree on.
+
+    They agree when their steps are within half of `radius`. Without any pair the step is 0.
+    """
+    near = KDTree(others).query_ball_point(points, search)
+    steps = np.concatenate([others[found] - place for place, found in zip(points, near, strict=True)])
+    if not len(steps):
+        return np.zeros(points.shape[1])
+    tree = KDTree(steps)
+    most = int(np.argmax(tree.query_ball_point(steps, radius / 2, return_length=True)))
+    return np.asarray(np.median(steps[tree.query_ball_point(steps[most], radius / 2)], axis=0), np.float64)
+
+
 def average_catalogs(
     catalogs: Sequence[Table] | Mapping[str, Table],
     radius: Radius | None = None,

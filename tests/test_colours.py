@@ -72,6 +72,16 @@ def test_stars_of_a_crowd_find_themselves():
     np.testing.assert_allclose(found["ra"].value, 10 + x[found["row_1"]] / 3.6e6)
 
 
+def test_shift_beyond_the_next_star():
+    """Bands that lie further apart than neighbouring stars: what most pairs agree on is taken out."""
+    rng = np.random.default_rng(8)
+    x, y, flux = crowd(2000, side=200.0)
+    second = catalog(x + 8 + rng.normal(0, 0.1, 2000), y - 4, 2 * flux, sky=False)
+    found = match_bands({"a": catalog(x, y, flux, sky=False), "b": second}, "2 pix")
+    assert np.mean(found["row_1"] == found["row_2"]) > 0.95
+    assert float(found.meta["shift_2"].split()[0]) == pytest.approx(np.hypot(8, 4), rel=0.01)
+
+
 def test_chance_is_that_of_unrelated_lists():
     """Two lists that have nothing in common: a pair is as near as it is by chance, at any density."""
     x, y, flux = crowd(3000)

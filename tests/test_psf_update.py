@@ -440,7 +440,9 @@ class TestWings:
         ivar = without_anchors(beside, fainter)
         given_up = np.argwhere((ivar == 0) & (beside.fit_ivar > 0))
         assert 0 < np.hypot(*(given_up - [130, 100]).T).max() < 10
-        np.testing.assert_array_equal(without_anchors(beside, Sources.at([-900.0], [9.0], [1e6])), beside.fit_ivar)
+        np.testing.assert_array_equal(
+            without_anchors(beside, Sources.at([-900.0], [9.0], [1e6])), beside.fit_ivar
+        )
 
     def test_change_is_that_of_the_wing(self, saturated_fit):
         true, frame, stars = saturated_fit

@@ -6,6 +6,7 @@ from crowdfit.exposure import Image
 from crowdfit.frame import Frame
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
+from crowdfit.stages.blobs import with_doubts
 
 INNERMOST = 3
 """Where the wings begin (FWHM)."""
@@ -20,6 +21,7 @@ def without_anchors(frame: Frame, wings: Sources) -> Image:
     would hold on to any flux: too faint a star with too high a wing looks the same.
     """
     ivar, (ny, nx) = frame.fit_ivar.copy(), frame.exposure.shape
+    trusted = with_doubts(frame).fit_ivar
     for x, y, flux, half in zip(wings.x, wings.y, wings.flux, frame.half_sizes(wings.flux), strict=True):
         left, top, size = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half, 2 * half + 1
         rows = slice(max(top, 0), max(min(top + size, ny), 0))
@@ -29,7 +31,7 @@ def without_anchors(frame: Frame, wings: Sources) -> Image:
         own = own[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
         yy, xx = np.mgrid[rows, cols]
         radius = np.hypot(xx - x, yy - y)
-        information = np.square(own, dtype=np.float64) * frame.fit_ivar[rows, cols]
+        information = np.square(own, dtype=np.float64) * trusted[rows, cols]
         order = np.argsort(radius, axis=None)
         gained = np.cumsum(information.ravel()[order])
         if not len(gained):

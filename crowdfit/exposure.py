@@ -156,6 +156,11 @@ class Exposure:
         return np.where(blobs > 0, blobs, rim).astype(np.int32)
 
     @cached_property
+    def blob_boxes(self) -> tuple[tuple[slice, slice], ...]:
+        """Rows and columns that hold each saturated blob with its rim, in the order of their numbers."""
+        return tuple((box[0], box[1]) for box in scipy.ndimage.find_objects(self.blobs))
+
+    @cached_property
     def noise(self) -> float:
         """Median sky-and-detector noise of a usable pixel (image unit)."""
         return float(1 / np.sqrt(np.median(self.ivar[self.good])))

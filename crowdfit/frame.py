@@ -125,6 +125,8 @@ class Frame:
         1-sigma error of `sky` in the cells of an even grid (image unit); None while the last pass has not told.
     noise_factors : Factors
         What noise that neighbouring pixels share does to errors, which the variance of pixels does not tell.
+    trust : ndarray (ny, nx) float32 or None
+        Share of its weight that a pixel has in a solve, 0 to 1; None: all of it.
     """
 
     exposure: Exposure
@@ -141,6 +143,7 @@ class Frame:
     sky_error: NDArray[np.float64] | None = None
     given_psf: EPSF | None = None
     noise_factors: Factors = Factors()
+    trust: Image | None = None
 
     @classmethod
     def start(
@@ -165,9 +168,11 @@ class Frame:
 
     @cached_property
     def fit_ivar(self) -> Image:
-        """Inverse variance with the photons of the model and the structure of the sky (image unit^-2)."""
+        """Inverse variance with the photons of the model and the structure of the sky, times trust (image unit^-2)."""
         ivar = self.exposure.fit_ivar(self.model)
-        return ivar if self.structure is None else ivar / (1 + ivar * self.structure * self.structure)
+        if self.structure is not None:
+            ivar = ivar / (1 + ivar * self.structure * self.structure)
+        return ivar if self.trust is None else ivar * self.trust
 
     @cached_property
     def model_error(self) -> float:
@@ -223,8 +228,9 @@ class Frame:
         e = self.exposure
         exposure = replace(e, data=few(e.data), ivar=few(e.ivar), dq=few(e.dq), saturated=few(e.saturated))
         return self.with_(
-            exposure=exposure, sky=few(self.sky), model=few(self.model), structure=few(self.structure)
-        )
+            exposure=exposure, sky=few(self.sky), model=few(self.model), structure=few(self.structure),
+            trust=few(self.trust),
+        )  # fmt: skip
 
     def half_sizes(self, flux: NDArray[Any]) -> NDArray[np.int64]:
         """Return the stamp half widths of stars with the given fluxes (pix)."""

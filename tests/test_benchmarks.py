@@ -9,12 +9,13 @@ import numba
 import numpy as np
 import pytest
 from astropy.io import fits
+from scipy.ndimage import label
 
-from benchmarks import floor, kernels, run, scenes, smoke, startup
+from benchmarks import floor, kernels, run, saturated, scenes, smoke, startup
 from benchmarks.machine import Machine, measure_machine
 from benchmarks.operations import count_operations
 from benchmarks.run import Setup
-from benchmarks.score import score, truth_of
+from benchmarks.score import Stars, score, truth_of
 from crowdfit._kernels import filters, normal
 from crowdfit.simulate import SCENES, named_scene, simulate
 
@@ -254,6 +255,60 @@ def test_floor_is_recorded(monkeypatch, tmp_path, capsys):
     assert [(r["code"], r["field"], r["seed"]) for r in records] == [("floor", "smoke", s) for s in (1, 2)]
     assert {"commit", "versions", "host", "time"} <= set(records[0])
     assert "smoke floor" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def bright_field():
+    """Return a small field with saturated stars, and its truth."""
+    scene = dataclasses.replace(saturated.saturated_scene("sparse", 4), ny=300, nx=300, n_stars=1500)
+    made = simulate(scene)
+    return made, truth_of(made)
+
+
+class TestSaturated:
+    """The measure of saturated stars, on catalogues that are known."""
+
+    def test_truth_is_found_and_good(self, bright_field):
+        made, truth = bright_field
+        full = made.exposure.saturated
+        main = saturated.measure(made, truth.stars)
+        # every star of the truth is an entry: a blob with two of them is not found once
+        assert main.n >= 2
+        assert main.n_good == main.n_once <= main.n
+        assert (main.flux_95, main.place_95, main.false_near, main.false_far) == (0, 0, 0, 0)
+        assert main.n <= label(full, np.ones((3, 3)))[1]
+
+    def test_each_fault_is_counted(self, bright_field):
+        made, truth = bright_field
+        stars = truth.stars
+        bright = np.argsort(-stars.flux)[:60]
+        few = Stars(stars.x[bright], stars.y[bright], stars.flux[bright], stars.err[bright])
+        ideal = saturated.measure(made, few)
+        shifted = dataclasses.replace(few, x=few.x + 0.2 * truth.fwhm)
+        assert saturated.measure(made, shifted).n_good == 0
+        assert saturated.measure(made, dataclasses.replace(few, flux=few.flux * 1.2)).n_good == 0
+        twice = Stars(*(np.append(a, a) for a in (few.x, few.y, few.flux, few.err)))
+        assert saturated.measure(made, twice).n_once == 0
+        # a false entry three FWHM from the brightest of them
+        core = bright[
+            made.exposure.saturated[np.rint(few.y).astype(int) % 300, np.rint(few.x).astype(int) % 300]
+        ]
+        x, y = stars.x[core[0]] + 3 * truth.fwhm, stars.y[core[0]]
+        more = Stars(*(np.append(a, b) for a, b in zip(
+            (few.x, few.y, few.flux, few.err), (x, y, 3e3, 1.0), strict=True)))  # fmt: skip
+        assert saturated.measure(made, more).false_near == ideal.false_near + 1
+        assert 0 < ideal.area_near < 1
+
+    def test_rates_of_several_fields(self):
+        """Two fields with 9 false entries elsewhere on nine tenths of the area: one expected near each."""
+        one = saturated.Saturated(
+            n=10, n_once=10, n_good=9, n_alone=8, n_alone_good=8, flux_median=0.001, flux_95=0.1, place_median=0.001,
+            place_95=0.1, false_near=3, false_far=9, area_near=0.1, largest_blob=13.0,
+        )  # fmt: skip
+        assert one.expected_near == pytest.approx(1)
+        text = saturated.line("sparse all", [one, one])
+        assert "stars   20, once 1.000, good 0.900 (alone on the blob, 16: 1.000)" in text
+        assert text.endswith("false near 6, expected 2.0: 3.00")
 
 
 class TestKernels:

@@ -7,11 +7,14 @@ import pytest
 
 from crowdfit import fit_image
 from crowdfit.exposure import Exposure
+from crowdfit.frame import Frame, StampSizes
+from crowdfit.psf.analytic import moffat
 from crowdfit.render import render
 from crowdfit.scene import named_scene
 from crowdfit.simulate import simulate
 from crowdfit.sources import Sources
-from crowdfit.stages.blobs import blob_at, gathered, only_one
+from crowdfit.stages.blobs import CLIP, RIM, blob_at, gathered, only_one, with_doubts
+from crowdfit.stages.solve import PcgSolve
 
 
 def exposed(saturated):
@@ -33,6 +36,8 @@ def test_blobs_have_a_rim(exposure):
     expected[7:13, 13:18], expected[:2, :2] = 2, 1
     np.testing.assert_array_equal(exposure.blobs, expected)
     assert not exposed(np.zeros((4, 5), bool)).blobs.any()
+    assert exposure.blob_boxes == ((slice(0, 2), slice(0, 2)), (slice(7, 13), slice(13, 18)))
+    assert exposed(np.zeros((4, 5), bool)).blob_boxes == ()
 
 
 def test_touching_blobs_keep_their_pixels():
@@ -135,3 +140,67 @@ def test_bleed_trail(trail):
     assert flux[bright] == pytest.approx(5e6, rel=0.1)
     blob = blob_at(result.exposure, x, y)
     assert len(np.unique(blob[blob > 0])) == np.count_nonzero(blob)
+
+
+class TestDoubts:
+    """Light round a blob that is no wing of its star has little say in flux and place."""
+
+    PSF = moffat(4.0, 3.0, radius=50)
+
+    def frame_of(self, *others):
+        """Return a frame of a star of 1e6 at (60, 60) on its model, with `others` (x, y, flux) beside it."""
+        star = Sources.at([60.0], [60.0], [1e6])
+        everyone = [*zip(*others, strict=True)] if others else [(), (), ()]
+        x, y, flux = (np.append(a, b) for a, b in zip((60.0, 60.0, 1e6), everyone, strict=True))
+        image = render(self.PSF, x, y, flux, (120, 120))
+        full = image > 5e3
+        rng = np.random.default_rng(3)
+        data = rng.poisson(image) + rng.normal(0, 10, image.shape)
+        exposure = Exposure.of(data, np.where(full, 0, 0.01), saturated=full, gain=1.0)
+        return Frame.start(exposure, self.PSF, StampSizes()).rendered(star), star
+
+    def test_only_where_something_else_shines(self):
+        frame, _ = self.frame_of((68.0, 60.0, 5e4), (20.0, 20.0, 5e4))
+        trust = with_doubts(frame).trust
+        assert trust[60, 68] < 0.1
+        assert trust[20, 20] == 1
+        yy, xx = np.mgrid[:120, :120]
+        other_side = (np.hypot(xx - 60, yy - 60) < 16) & (xx < 56) & frame.exposure.good
+        assert np.median(trust[other_side]) > 0.9
+        reach = np.hypot(xx - 60, yy - 60) > 10 + RIM * self.PSF.fwhm
+        assert np.all(trust[reach] == 1)
+        doubted = with_doubts(frame)
+        np.testing.assert_allclose(doubted.fit_ivar, frame.fit_ivar * trust)
+
+    def test_without_blobs_nothing_changes(self):
+        frame, _ = self.frame_of()
+        plain = frame.with_(exposure=exposed(np.zeros((120, 120), bool)))
+        assert with_doubts(plain) is plain
+
+    def test_wrong_everywhere_is_no_reason(self):
+        """A star that is still 20 % too faint: what departs as its surroundings do keeps half its weight or more."""
+        frame, star = self.frame_of()
+        faint = frame.rendered(star.changed(flux=star.flux * 0.8))
+        ratio = with_doubts(faint).trust / with_doubts(frame).trust
+        yy, xx = np.mgrid[:120, :120]
+        ring = (np.hypot(xx - 60, yy - 60) < 12) & frame.exposure.good
+        assert np.median(ratio[ring]) > CLIP**2 / (CLIP**2 + 2 * 1.4826**2) / 2
+
+    def test_second_star_at_the_edge_of_a_blob(self):
+        """One of 4 % that nobody told: flux to 5 % and place to a twentieth of the FWHM; without doubts neither."""
+        frame, star = self.frame_of((67.0, 61.0, 4e4))
+        found = {}
+        for name in ("doubting", "trusting"):
+            here, source = frame, star
+            for _ in range(8):
+                one = here if name == "doubting" else here.with_(exposure=dataclasses.replace(
+                    here.exposure, saturated=np.zeros_like(here.exposure.saturated)))  # fmt: skip
+                fit = PcgSolve()((one,), source, shifts=True)
+                source = fit.sources.changed(x=source.x + fit.step_x, y=source.y + fit.step_y)
+                here = here.rendered(source)
+            off = np.hypot(source.x[0] - 60, source.y[0] - 60) / self.PSF.fwhm
+            found[name] = (abs(source.flux[0] / 1e6 - 1), off)
+        assert found["doubting"][0] < 0.05
+        assert found["doubting"][1] < 0.05
+        assert found["trusting"][0] > 2 * found["doubting"][0]
+        assert found["trusting"][1] > 2 * found["doubting"][1]

@@ -432,6 +432,18 @@ class TestWings:
         rim = np.flatnonzero(frame.exposure.good[130, 150:])[0]
         assert ivar[130, 150 + rim] == 0 < frame.fit_ivar[130, 150 + rim]
 
+    def test_anchors_of_a_star_are_its_own_light(self, saturated_fit):
+        """A brighter star within the reach of a fainter one, and one off the image, do not widen its anchor."""
+        _, frame, stars = saturated_fit
+        fainter = Sources.at([100.0], [130.0], [1e6])
+        beside = frame.rendered(stars.append(fainter))
+        ivar = without_anchors(beside, fainter)
+        given_up = np.argwhere((ivar == 0) & (beside.fit_ivar > 0))
+        assert 0 < np.hypot(*(given_up - [130, 100]).T).max() < 10
+        np.testing.assert_array_equal(
+            without_anchors(beside, Sources.at([-900.0], [9.0], [1e6])), beside.fit_ivar
+        )
+
     def test_change_is_that_of_the_wing(self, saturated_fit):
         true, frame, stars = saturated_fit
         wings = stars.take(np.array([len(stars) - 1]))

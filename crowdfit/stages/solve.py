@@ -20,6 +20,7 @@ from crowdfit._kernels import normal
 from crowdfit.frame import Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
+from crowdfit.stages.blobs import with_doubts
 from crowdfit.stages.system import Columns, System, marginal_variance, shift_prior, whitened_planes
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Solver(ABC):
         (frame,) = frames
         if not len(sources):
             return Fit(sources, np.zeros(0), np.zeros(0), np.zeros(0), 0, True)
+        frame = with_doubts(frame)
         fwhm = frame.psf.fwhm
         # the next pass goes on from here, so that stamps may end where the filtered PSF is noise
         half = frame.fit_half_sizes(sources.flux) if shifts else None

@@ -6,6 +6,7 @@ from crowdfit.exposure import Image
 from crowdfit.frame import Frame
 from crowdfit.psf.epsf import EPSF
 from crowdfit.sources import Sources
+from crowdfit.stages.blobs import with_doubts
 
 INNERMOST = 3
 """Where the wings begin (FWHM)."""
@@ -20,14 +21,21 @@ def without_anchors(frame: Frame, wings: Sources) -> Image:
     would hold on to any flux: too faint a star with too high a wing looks the same.
     """
     ivar, (ny, nx) = frame.fit_ivar.copy(), frame.exposure.shape
-    for x, y, half in zip(wings.x, wings.y, frame.half_sizes(wings.flux), strict=True):
-        rows = slice(max(int(y) - half, 0), min(int(y) + half + 1, ny))
-        cols = slice(max(int(x) - half, 0), min(int(x) + half + 1, nx))
+    trusted = with_doubts(frame).fit_ivar
+    for x, y, flux, half in zip(wings.x, wings.y, wings.flux, frame.half_sizes(wings.flux), strict=True):
+        left, top, size = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half, 2 * half + 1
+        rows = slice(max(top, 0), max(min(top + size, ny), 0))
+        cols = slice(max(left, 0), max(min(left + size, nx), 0))
+        # its own light: a brighter star in its reach says nothing about it
+        own = flux * frame.psf.stamp(x, y, size)
+        own = own[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
         yy, xx = np.mgrid[rows, cols]
         radius = np.hypot(xx - x, yy - y)
-        information = np.square(frame.model[rows, cols], dtype=np.float64) * frame.fit_ivar[rows, cols]
+        information = np.square(own, dtype=np.float64) * trusted[rows, cols]
         order = np.argsort(radius, axis=None)
         gained = np.cumsum(information.ravel()[order])
+        if not len(gained):
+            continue
         edge = radius.ravel()[order][np.searchsorted(gained, ANCHOR * gained[-1])]
         ivar[rows, cols][radius <= edge] = 0
     return ivar

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 
 CROWD = 0.25
-"""So many stars per square FWHM hide the sky, about as many as are told apart; the wings of fewer, brighter ones do too,
-but nothing tells those from sky. Cores of clusters have 0.3 to 0.7, bright stars in nebulosity 0.08 to 0.16."""
+"""So many stars per square FWHM hide the sky, about as many as are told apart. The wings of fewer, brighter ones do
+too, but nothing tells those from sky. Cores of clusters have 0.3 to 0.7, bright stars in nebulosity 0.08 to 0.16."""
 PATCH = 4
 """Cells are solved for in patches of so many rows and columns, each on what those before have left."""
 REACH = 2.0

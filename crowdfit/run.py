@@ -91,8 +91,9 @@ class Run:
         self.earlier = sum(stats.seconds for stats in self.history)
         if known is None:
             extended = Extended.nothing(self.exposure)
+            frames = self.first_frames()  # may refuse the PSF, before there is a record
             self.start_record(extended)
-            state = self.passes_from(self.first_frames())
+            state = self.passes_from(frames)
         else:
             last, extended = known
             state = self.passes_after(last)

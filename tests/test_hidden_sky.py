@@ -65,7 +65,8 @@ def test_pyramid_of_one_cell():
 def test_hidden_cells(small_psf):
     """Cells are hidden by many stars where too few good pixels are free, and by nothing else."""
     rng = np.random.default_rng(1)
-    many = {(0, 0): CROWD, (1, 2): CROWD + 5, (3, 3): CROWD - 1}
+    enough = int(np.ceil(CROWD * CELL**2 / small_psf.fwhm**2))
+    many = {(0, 0): enough, (1, 2): enough + 5, (3, 3): enough - 1}
     corner = np.repeat(np.array(list(many)) * CELL, list(many.values()), axis=0)
     y, x = (corner + rng.uniform(0, CELL - 1, corner.shape)).T
     stars = Sources.at(x, y, np.full(len(x), 500.0))

@@ -105,6 +105,19 @@ class TestBoth:
         inside = (slice(CELL // 2, -CELL // 2),) * 2
         assert np.abs(sky - LEVEL - bump)[inside].max() < 0.1 * 60 + 5 * CELL_ERROR
 
+    @pytest.mark.parametrize("sign", [-1, 1])
+    def test_exponential_gradient_is_followed(self, stage, make, sign):
+        """M012: as a notebook draws it, of either sign: up to 5 in a noise of 1, over 3 widths and 2 heights.
+
+        What is left of the curvature inside a cell adds to the noise of the cell.
+        """
+        y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        gradient = sign * 5 * NOISE * np.exp(x / (3 * SHAPE[1])) * np.exp(-y / (2 * SHAPE[0]))
+        assert np.ptp(gradient) > 5 * CELL_ERROR
+        sky = sky_of(stage, make(LEVEL + gradient + noise()))
+        inside = (slice(CELL // 2, -CELL // 2),) * 2
+        assert np.abs(sky - LEVEL - gradient)[inside].max() < 5 * CELL_ERROR
+
     def test_masked_pixels_do_not_matter(self, stage, make):
         """A hole larger than a cell is filled from around it, whatever its pixels hold."""
         mask = np.zeros(SHAPE, bool)

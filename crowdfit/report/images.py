@@ -110,8 +110,8 @@ def segment_pictures(planes: Planes, unit: str, segments: Segments | None) -> li
     panel.draw_level(inside, 0.5, 1.2)
     n = int(segments.outline.max(initial=0))
     caption = (
-        f"Outlines of the extended sources, {n} in all. Their pixels and a rim around them are not used by the fit "
-        "of the stars; bright stars before them are."
+        f"Outlines of the extended sources, {n} in all. The fit of the stars leaves out the pixels in sand; bright "
+        "stars before an extended source are fitted."
     )
     sheet = single(panel, "Extended sources", "x (pix)", "y (pix)")
     return [sheet.finish("segments", "Outlines of extended sources on the image.", caption)]

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 
-CROWD = 20
-"""So many stars hide a cell; the wings of a few do too, but nothing tells them from sky."""
+CROWD = 0.25
+"""So many stars per square FWHM hide the sky, about as many as are told apart. The wings of fewer, brighter ones do
+too, but nothing tells those from sky. Cores of clusters have 0.3 to 0.7, bright stars in nebulosity 0.08 to 0.16."""
 PATCH = 4
 """Cells are solved for in patches of so many rows and columns, each on what those before have left."""
 REACH = 2.0
@@ -61,7 +62,7 @@ def hidden_cells(frame: Frame, sources: Sources, usable: Mask, size: int, share:
     row, col = (at // size for at in frame.nearest_pixel(sources))
     crowd = np.zeros(total.shape, np.int64)
     np.add.at(crowd, (row, col), 1)
-    return np.asarray((free < share * total) & (crowd >= CROWD))
+    return np.asarray((free < share * total) & (crowd >= CROWD * total / frame.psf.fwhm**2))
 
 
 def _sums(plane: Mask, size: int) -> NDArray[np.int64]:

@@ -68,13 +68,14 @@ class Sources:
         """Return this list followed by `found`, whose ids continue from the highest used here."""
         first = int(self.id.max()) + 1 if len(self) else 0
         found = replace(found, id=np.arange(first, first + len(found), dtype=np.int64))
-        return Sources(
-            **{f.name: np.concatenate([getattr(self, f.name), getattr(found, f.name)]) for f in fields(self)}
+        return replace(
+            self,
+            **{f.name: np.concatenate([getattr(self, f.name), getattr(found, f.name)]) for f in fields(self)},
         )
 
     def take(self, index: NDArray[Any]) -> "Sources":
         """Return the sources selected by an index or boolean array, in that order."""
-        return Sources(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def changed(self, **arrays: NDArray[Any]) -> "Sources":
         """Return a copy with some arrays replaced."""

@@ -169,7 +169,7 @@ class ScoreDetect:
         root = np.sqrt(ivar)
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma)
         x, y = refined(signif, rows, cols)
-        score = self._score(frame, sources, root, x, y)
+        score = self.score(frame, sources, root, x, y)
         excess = ring_excess(frame, sources, signif)
         if self.local_noise:
             excess = np.maximum(excess, local_scatter(frame, signif))
@@ -226,7 +226,8 @@ class ScoreDetect:
         )
         return result[(result[:, 0] > 0) & on_image]
 
-    def _score(self, frame: Frame, sources: Sources, root: Image, x: F64, y: F64) -> F64:
+    def score(self, frame: Frame, sources: Sources, root: Image, x: F64, y: F64) -> F64:
+        """Return delta chi^2, flux and share of the information that is left, of stars tried at (x, y), (n, 3)."""
         psf, result = frame.psf, np.zeros((len(x), 3))
         grid = build_grid(sources.x, sources.y, frame.exposure.shape)
         prior = shift_prior(frame, sources.flux, self.shift_sigma * psf.fwhm / 3)

@@ -1,6 +1,7 @@
 """What scripts call: an image goes in, a catalogue with everything that explains the image comes out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +15,8 @@ from crowdfit.exposure import Exposure
 from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
 from crowdfit.io.positions import Positions, check_fluxes, check_positions
 from crowdfit.io.run_record import Head
+from crowdfit.joint.result import JointResult
+from crowdfit.joint.run import JointRun
 from crowdfit.loop import State
 from crowdfit.provenance import checksums, find_record
 from crowdfit.result import FitResult
@@ -25,7 +28,7 @@ from crowdfit.start import PsfLike
 if TYPE_CHECKING:
     from astropy.nddata import NDData
 
-__all__ = ["FitResult", "fit_image", "recorded"]
+__all__ = ["FitResult", "JointResult", "fit_exposures", "fit_image", "recorded"]
 
 ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
@@ -99,6 +102,70 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
             )
         run = Run(exposure, psf, chosen, _sources(positions, exposure), progress, record)
         return run.fit(resume=resume)
+
+
+def fit_exposures(
+    images: Sequence[ImageLike],
+    psf: PsfLike | Sequence[PsfLike | None] | None = None,
+    config: Config | str | Path | None = None,
+    *,
+    positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
+    progress: Callable[[State], object] | None = None,
+    **overrides: object,
+) -> JointResult:
+    """Explain several exposures of one star field by one list of stars.
+
+    Positions are shared by all exposures and fluxes by those of a band (``joint__flux="exposure"``: by none); each
+    exposure has its own PSF, sky, noise, pixel grid and footprint. Stars are looked for on the sum of all. Where the
+    exposures lie is read from their WCS and refined by the stars.
+
+    Parameters
+    ----------
+    images : sequence of path, Exposure, NDData or array
+        Two exposures or more, of one or several filters. The pixels and the unit of the first are those of the
+        catalogue. Arrays have no WCS and need ``joint__grid="pixels"``.
+    psf : EPSF, array, path, or a list of these, optional
+        Starting PSF as in `fit_image`, of all exposures or of each. None: measured from each image.
+    config : Config, name of a shipped configuration, or path of a YAML file, optional
+        Departures from the defaults; what it says by filter holds for the exposures of that filter.
+    positions : (x, y), (x, y, flux), Positions or Sources, optional
+        Known stars, on the 0-based pixels of the first exposure; with ``config="forced"`` the only ones.
+    progress : callable, optional
+        Called with the `State` after every pass.
+    **overrides
+        Single settings, dots written as two underscores: ``joint__align="affine"``.
+
+    Returns
+    -------
+    JointResult
+
+    Raises
+    ------
+    InputError, ConfigError
+        Exposures that do not hang together or cannot be compared, and settings for single images; the message says
+        what and how to mend it.
+
+    Examples
+    --------
+    >>> result = fit_exposures(["a.fits", "b.fits"])  # doctest: +SKIP
+    >>> result.catalog["ra", "dec", "flux", "exp1_flux", "exp2_flux"]  # doctest: +SKIP
+    """
+    with threadpool_limits(1, "blas"):
+        psfs = tuple(psf) if isinstance(psf, list | tuple) else (psf,) * len(images)
+        if len(psfs) != len(images):
+            raise InputError(f"psf: {len(psfs)} are given for {len(images)} exposures; give one, or one for each")
+        exposures, configs = [], []
+        for number, (image, own) in enumerate(zip(images, psfs, strict=True), start=1):
+            changes = {**_psf_settings(own), **overrides}
+            exposure = _exposure(image, None, None, _config(config, changes))
+            if not isinstance(image, Exposure | str | Path):
+                exposure = replace(exposure, name=f"{exposure.name}{number}")
+            exposures.append(exposure)
+            configs.append(_config(config, changes, exposure.band))
+        known = Sources.empty()
+        if exposures:
+            known = _sources(positions, exposures[0])
+        return JointRun(tuple(exposures), psfs, tuple(configs), known, progress).fit()
 
 
 def recorded(

@@ -24,7 +24,7 @@ from crowdfit.errors import InputError
 from crowdfit.flags import bit
 from crowdfit.robust import MAD
 
-__all__ = ["Alignment", "align", "epoch_of", "positions_at"]
+__all__ = ["Alignment", "align", "epoch_of", "positions_at", "voted_shift"]
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def align(
     centre = float(np.median(ra[rows])), float(np.median(dec[rows]))
     plane, goal = _to_plane(ra[rows], dec[rows], centre), _to_plane(there[:, 0], there[:, 1], centre)
     terms = np.zeros((3, 2))
-    terms[0] = _voted_shift(plane, goal, radius, search)
+    terms[0] = voted_shift(plane, goal, radius, search)
     used = np.zeros((0, 2), np.int64)
     for _ in range(ROUNDS):
         pairs = _pairs(plane + _design(plane) @ terms, goal, radius)
@@ -248,7 +248,7 @@ def _design(plane: F64) -> F64:
     return np.column_stack([np.ones(len(plane)), plane])
 
 
-def _voted_shift(plane: F64, goal: F64, radius: float, search: float) -> F64:
+def voted_shift(plane: F64, goal: F64, radius: float, search: float) -> F64:
     """Return the shift (2,) that most pairs within `search` agree on, to half of `radius`."""
     near = KDTree(goal).query_ball_point(plane, search)
     steps = np.concatenate([goal[found] - place for place, found in zip(plane, near, strict=True)])

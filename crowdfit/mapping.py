@@ -21,6 +21,8 @@ TERMS = {"none": 0, "shift": 1, "affine": 3, "quadratic": 6}
 """Number of terms of a correction, by name."""
 ACCURACY = 1e-3
 """Largest error of the table between its nodes (pix)."""
+NEWTON = 4
+"""Steps to the inverse of a mapping that is nearly affine; each squares the error."""
 NODES, MOST_NODES = 9, 129
 """Nodes of the table along an axis: tried first, and at most."""
 
@@ -109,6 +111,16 @@ class Mapping:
         ):
             out[:, :, axis] += slope @ self.terms / self.scale
         return out
+
+    def inverse(self, x: F64, y: F64) -> Places:
+        """Return the reference positions of places (n,) on the exposure."""
+        matrix = np.linalg.inv(self.affine[1:])
+        found = (np.column_stack([x, y]) - self.affine[0]) @ matrix
+        for _ in range(NEWTON):
+            there = self(found[:, 0], found[:, 1])
+            left = np.column_stack([x - there.x, y - there.y])
+            found = found + np.linalg.solve(self.jacobian(found[:, 0], found[:, 1]), left[:, :, None])[:, :, 0]
+        return Places(found[:, 0].copy(), found[:, 1].copy())
 
     @property
     def scale(self) -> float:

@@ -6,7 +6,7 @@ system, the steps and the pruning, is made here for all exposures at once, with 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,24 +64,28 @@ def with_depth(frames: Frames) -> Frames:
     return tuple(out)
 
 
-def one_by_one(stage: Callable[..., Frames], frames: Frames, sources: Sources, **options: Any) -> Frames:
-    """Return the frames after a stage of a single image, each with the stars that it sees."""
-    return tuple(stage((frame,), frame.local(sources).sources, **options)[0] for frame in frames)
+def one_by_one(stages: Sequence[Callable[..., Frames]], frames: Frames, sources: Sources, **options: Any) -> Frames:
+    """Return the frames after stages of single images, one for each, with the stars that each sees."""
+    return tuple(
+        stage((frame,), frame.local(sources).sources, **options)[0]
+        for stage, frame in zip(stages, frames, strict=True)
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class JointSky:
     """The sky of each exposure by itself."""
 
-    stage: Any
+    stages: tuple[Any, ...]
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with a new sky, and with what all of them together see."""
-        return one_by_one(self.stage, with_depth(frames), sources, pass_no=pass_no)
+        return one_by_one(self.stages, with_depth(frames), sources, pass_no=pass_no)
 
     def error(self, frame: Frame, sources: Sources) -> F64 | None:
         """Return the error of the sky of a frame in cells; None where the stage does not know it."""
-        error = getattr(self.stage, "error", None)
+        assert frame.view is not None
+        error = getattr(self.stages[frame.view.number], "error", None)
         return None if error is None else error(frame, frame.local(sources).sources)
 
 
@@ -91,8 +95,8 @@ class JointStages:
 
     Parameters
     ----------
-    config : Config
-        The stages of a single image.
+    configs : tuple of Config
+        The stages of each exposure by itself; those of the first for the common list.
     options : Joint
         What the exposures share.
     box : Box
@@ -103,7 +107,7 @@ class JointStages:
         How well the exposures were tied after each pass; filled as the fit goes.
     """
 
-    config: Any
+    configs: tuple[Any, ...]
     options: Joint
     box: Box
     nominal: tuple[float, ...]
@@ -111,17 +115,22 @@ class JointStages:
     _wishes: tuple[Wishes, ...] = ()
 
     @property
+    def config(self) -> Any:
+        """The stages for the common list."""
+        return self.configs[0]
+
+    @property
     def sky(self) -> JointSky:
         """The sky of each exposure."""
-        return JointSky(self.config.sky)
+        return JointSky(tuple(config.sky for config in self.configs))
 
     def stripes(self, frames: Frames) -> Frames:
         """Return the frames without the stripes of their readout."""
-        return tuple(self.config.stripes((frame,))[0] for frame in frames)
+        return tuple(config.stripes((frame,))[0] for config, frame in zip(self.configs, frames, strict=True))
 
     def confusion(self, frames: Frames, sources: Sources) -> Frames:
         """Return the frames with the variance of their undetected light."""
-        return one_by_one(self.config.confusion, frames, sources)
+        return one_by_one([config.confusion for config in self.configs], frames, sources)
 
     def detect(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return the new stars of all exposures together."""
@@ -188,9 +197,9 @@ class JointStages:
         frames = tuple(frame.rendered(stars) for frame in frames)
         new, factors, terms = [], [], []
         used = np.zeros(len(stars), bool)
-        for frame in frames:
+        for config, frame in zip(self.configs, frames, strict=True):
             local, index = frame.local(stars)
-            (after,), moved = self.config.psf_update((frame,), local, pass_no=pass_no)
+            (after,), moved = config.psf_update((frame,), local, pass_no=pass_no)
             used[index] |= flags.has(moved.flags, "psf_star")
             shift = np.zeros((6, 2))
             factor = 1.0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -107,7 +107,7 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
 def fit_exposures(
     images: Sequence[ImageLike],
     psf: PsfLike | Sequence[PsfLike | None] | None = None,
-    config: Config | str | Path | None = None,
+    config: Config | str | Path | Sequence[Config] | None = None,
     *,
     positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
     progress: Callable[[State], object] | None = None,
@@ -126,8 +126,9 @@ def fit_exposures(
         catalogue. Arrays have no WCS and need ``joint__grid="pixels"``.
     psf : EPSF, array, path, or a list of these, optional
         Starting PSF as in `fit_image`, of all exposures or of each. None: measured from each image.
-    config : Config, name of a shipped configuration, or path of a YAML file, optional
-        Departures from the defaults; what it says by filter holds for the exposures of that filter.
+    config : Config, name of a shipped configuration, path of a YAML file, or a list of `Config`, optional
+        Departures from the defaults; what a file says by filter holds for the exposures of that filter. A list has one
+        for each exposure, of which the first holds for what they share.
     positions : (x, y), (x, y, flux), Positions or Sources, optional
         Known stars, on the 0-based pixels of the first exposure; with ``config="forced"`` the only ones.
     progress : callable, optional
@@ -151,21 +152,29 @@ def fit_exposures(
     >>> result.catalog["ra", "dec", "flux", "exp1_flux", "exp2_flux"]  # doctest: +SKIP
     """
     with threadpool_limits(1, "blas"):
-        psfs = tuple(psf) if isinstance(psf, list | tuple) else (psf,) * len(images)
-        if len(psfs) != len(images):
-            raise InputError(f"psf: {len(psfs)} are given for {len(images)} exposures; give one, or one for each")
+        psfs = _one_for_each(psf, len(images), "psf")
+        given = _one_for_each(config, len(images), "config")
         exposures, configs = [], []
-        for number, (image, own) in enumerate(zip(images, psfs, strict=True), start=1):
+        for number, (image, own, chosen) in enumerate(zip(images, psfs, given, strict=True), start=1):
             changes = {**_psf_settings(own), **overrides}
-            exposure = _exposure(image, None, None, _config(config, changes))
+            exposure = _exposure(image, None, None, _config(chosen, changes))
             if not isinstance(image, Exposure | str | Path):
                 exposure = replace(exposure, name=f"{exposure.name}{number}")
             exposures.append(exposure)
-            configs.append(_config(config, changes, exposure.band))
+            configs.append(_config(chosen, changes, exposure.band))
         known = Sources.empty()
         if exposures:
             known = _sources(positions, exposures[0])
         return JointRun(tuple(exposures), psfs, tuple(configs), known, progress).fit()
+
+
+def _one_for_each(value: Any, n: int, name: str) -> tuple[Any, ...]:
+    """Return what was given for each of n exposures, or for all of them, as a tuple."""
+    if not isinstance(value, list | tuple):
+        return (value,) * n
+    if len(value) != n:
+        raise InputError(f"{name}: {len(value)} are given for {n} exposures; give one, or one for each")
+    return tuple(value)
 
 
 def recorded(

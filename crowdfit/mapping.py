@@ -119,7 +119,9 @@ class Mapping:
         for _ in range(NEWTON):
             there = self(found[:, 0], found[:, 1])
             left = np.column_stack([x - there.x, y - there.y])
-            found = found + np.linalg.solve(self.jacobian(found[:, 0], found[:, 1]), left[:, :, None])[:, :, 0]
+            found = (
+                found + np.linalg.solve(self.jacobian(found[:, 0], found[:, 1]), left[:, :, None])[:, :, 0]
+            )
         return Places(found[:, 0].copy(), found[:, 1].copy())
 
     @property
@@ -202,7 +204,7 @@ def _tabulated(reference: Any, wcs: Any, box: Box, number: int, name: str) -> Ma
     left = (there - design @ affine).reshape(number, number, 2)
     axes = np.linspace(box.x0, box.x1, number), np.linspace(box.y0, box.y1, number)
     tables = tuple(RectBivariateSpline(*axes, left[:, :, axis], s=0) for axis in range(2))
-    return Mapping(box, affine, (tables[0], tables[1]), np.zeros((6, 2)))
+    return Mapping(box, np.asarray(affine, np.float64), (tables[0], tables[1]), np.zeros((6, 2)))
 
 
 def _grid(box: Box, number: int) -> tuple[F64, F64]:
@@ -220,8 +222,8 @@ def _over_the_sky(first: Any, second: Any, x: F64, y: F64, name: str) -> Places:
         there = sky_to_pixel(second, sky.ra, sky.dec)
     except (ValueError, RuntimeError) as problem:  # astropy's NoConvergence is a RuntimeError or a ValueError
         raise InputError(
-            f"{name}: its WCS and that of the first exposure do not lead to each other ({problem}); do the two show the "
-            "same part of the sky?"
+            f"{name}: its WCS and that of the first exposure do not lead to each other ({problem}); do "
+            "both show the same part of the sky?"
         ) from problem
     if not np.isfinite(np.column_stack(there)).all():
         raise InputError(

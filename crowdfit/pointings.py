@@ -86,7 +86,9 @@ def point(scene: Scene, pointings: list[Pointing]) -> list[Pointed]:
     places, fluxes, colours = np.random.default_rng(scene.seed).spawn(3)
     stars = draw_stars(scene, places, fluxes)
     bands = sorted({pointing.band for pointing in pointings})
-    shades = {band: rng.normal(size=len(stars)) for band, rng in zip(bands, colours.spawn(len(bands)), strict=True)}
+    shades = {
+        band: rng.normal(size=len(stars)) for band, rng in zip(bands, colours.spawn(len(bands)), strict=True)
+    }
     return [
         _pointed(scene, pointing, stars, shades[pointing.band], number)
         for number, pointing in enumerate(pointings, start=1)

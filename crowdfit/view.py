@@ -51,7 +51,7 @@ class Local(NamedTuple):
     """The stars that an exposure sees, and their numbers in the common list, (m,) int64, rising."""
 
     sources: Sources
-    index: I64
+    rows: I64
 
 
 @dataclass(frozen=True, eq=False)

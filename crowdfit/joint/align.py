@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdfit.frame import Frames
+from crowdfit.frame import Frame, Frames
 from crowdfit.joint.system import Wishes
 from crowdfit.mapping import TERMS, Mapping, polynomial
 from crowdfit.robust import MAD
@@ -109,7 +109,10 @@ def aligned(
     fits = [_fitted(frame, sources, wish, TERMS[degree]) for frame, wish in zip(frames, wishes, strict=True)]
     frames, sources = moved_together(frames, sources, [fit.terms for fit in fits])
     if scales:
-        gains = [np.median(w.gain[fit.used]) if fit.used.any() else 0.0 for w, fit in zip(wishes, fits, strict=True)]
+        gains = [
+            np.median(w.gain[fit.used]) if fit.used.any() else 0.0
+            for w, fit in zip(wishes, fits, strict=True)
+        ]
         frames = rescaled(frames, [1 + float(gain) for gain in gains], nominal)
     ties = tuple(
         replace(fit.tie, scale=float(frame.view.band_scale)) if frame.view else fit.tie
@@ -118,9 +121,7 @@ def aligned(
     return Alignment(frames, sources, ties)
 
 
-def moved_together(
-    frames: Frames, sources: JointSources, terms: list[F64]
-) -> tuple[Frames, JointSources]:
+def moved_together(frames: Frames, sources: JointSources, terms: list[F64]) -> tuple[Frames, JointSources]:
     """Return exposures and stars after each exposure has moved by a correction (6, 2) of its mapping.
 
     The stars move by that of the first exposure, which stays, and all other mappings give way.
@@ -160,9 +161,10 @@ class _Fitted:
     tie: Tie
 
 
-def _fitted(frame: object, sources: JointSources, wish: Wishes, most: int) -> _Fitted:
+def _fitted(frame: Frame, sources: JointSources, wish: Wishes, most: int) -> _Fitted:
     """Return the correction (6, 2) that the wishes of an exposure ask for, of at most so many terms."""
-    view, fwhm = frame.view, frame.psf.fwhm  # type: ignore[attr-defined]
+    view, fwhm = frame.view, frame.psf.fwhm
+    assert view is not None
     steps = np.column_stack([wish.step_x, wish.step_y])
     used = (wish.snr > LEAST_SNR) & np.isfinite(steps).all(axis=1) & np.isfinite(wish.error)
     used &= np.hypot(*np.nan_to_num(steps, nan=np.inf).T) < FARTHEST * fwhm
@@ -174,7 +176,7 @@ def _fitted(frame: object, sources: JointSources, wish: Wishes, most: int) -> _F
     number = 0
     for _ in range(ROUNDS):
         enough = np.count_nonzero(used) // STARS_A_TERM
-        number = max((n for n in (0, 1, 3, 6) if n <= most and n <= max(enough, 1)), default=0)
+        number = max(n for n in TERMS.values() if n <= most and n <= max(int(enough), 1))
         terms = np.zeros((6, 2))
         if number:
             a, b = design[used, :number] * weight[used, None], steps[used] * weight[used, None]

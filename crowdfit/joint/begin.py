@@ -49,16 +49,16 @@ def mappings_of(exposures: tuple[Exposure, ...], options: Joint) -> tuple[Mappin
         if options.grid == "pixels":
             if exposure.shape != first.shape:
                 raise InputError(
-                    f"{exposure.name}: has {exposure.shape} pixels, {first.name} {first.shape}; joint.grid=pixels is for "
-                    "exposures on one grid of pixels, others need a WCS and joint.grid=sky"
+                    f"{exposure.name}: has {exposure.shape} pixels, {first.name} {first.shape}; joint.grid=pixels is "
+                    "for exposures on one grid of pixels, others need a WCS and joint.grid=sky"
                 )
             found.append(Mapping.identity(exposure.shape))
             continue
         for one in (first, exposure):
             if one.wcs is None:
                 raise InputError(
-                    f"{one.name}: has no WCS, so that nothing tells where it lies among the exposures; give images with "
-                    "a WCS, or set joint.grid=pixels where they share one grid of pixels"
+                    f"{one.name}: has no WCS, so that nothing tells where it lies among the exposures; give images "
+                    "with a WCS, or set joint.grid=pixels where they share one grid of pixels"
                 )
         found.append(between(first.wcs, exposure.wcs, exposure.shape, exposure.name))
     _check_touching(exposures, found)
@@ -168,7 +168,7 @@ def tied(frames: Frames, options: Joint) -> Frames:
         there, fwhm = np.column_stack([x, y]), frame.psf.fwhm
         factor = 1.0
         if len(known) and len(own):
-            far, match = scipy.spatial.cKDTree(known).query(there)
+            far, match = (np.asarray(part) for part in scipy.spatial.cKDTree(known).query(there))
             pair = (far < fwhm) & (bands[match] == view.band)
             if np.count_nonzero(pair) >= AGREE and options.scales:
                 factor = float(np.median(own[pair, 2] / (fluxes[match[pair]] * view.band_scale)))
@@ -203,7 +203,7 @@ def shifted(mapping: Mapping, known: F64, own: F64, frame: Frame, search: float)
     step = voted_shift(there, own, fwhm, search)
     terms = np.zeros((6, 2))
     terms[0] = step
-    far, match = scipy.spatial.cKDTree(own).query(there + step)
+    far, match = (np.asarray(part) for part in scipy.spatial.cKDTree(own).query(there + step))
     pair = far < fwhm / 2
     if np.count_nonzero(pair) < AGREE:
         log.warning(

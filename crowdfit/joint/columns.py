@@ -35,10 +35,19 @@ FROM_SINGLE: Final = (
 
 OWN_COLUMNS: Final = (
     Column("n_exposures", "", "i4", "meta.number;obs", "", "exposures on whose footprint the star lies"),
-    Column("snr_all", "", "f8", "stat.snr", "", "significance of all exposures and bands together, noise only"),
+    Column(
+        "snr_all", "", "f8", "stat.snr", "", "significance of all exposures and bands together, noise only"
+    ),
 )
 BAND_COLUMNS: Final = (
-    Column("band_flux_<b>", IMAGE, "f8", "phot.flux", "", "flux in band b; NaN where no exposure of it covers the star"),
+    Column(
+        "band_flux_<b>",
+        IMAGE,
+        "f8",
+        "phot.flux",
+        "",
+        "flux in band b; NaN where no exposure of it covers the star",
+    ),
     Column("band_flux_err_<b>", IMAGE, "f8", "stat.error;phot.flux", "", "its 1-sigma error"),
 )
 EXPOSURE_COLUMNS: Final = (

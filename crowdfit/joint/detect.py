@@ -6,6 +6,7 @@ informations add up before the threshold. A star too faint for any exposure show
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from scipy.ndimage import map_coordinates, spline_filter
 
 from crowdfit.frame import Frame, Frames
 from crowdfit.joint.light import Light, combined
+from crowdfit.joint.prune import in_blob, second_of_blob
 from crowdfit.mapping import Box
 from crowdfit.sources import Sources
 from crowdfit.stages.detect import (
@@ -29,7 +31,7 @@ from crowdfit.stages.matched import field_filter
 from crowdfit.stages.rings import ring_excess
 from crowdfit.view import JointSources
 
-__all__ = ["Grid", "JointPeaks", "Tested", "find"]
+__all__ = ["Grid", "JointPeaks", "Limits", "Tested", "find"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -61,6 +63,12 @@ class Grid:
         """Return reference positions of places on the grid."""
         return self.x0 + self.step * cols, self.y0 + self.step * rows
 
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Rows and columns of reference pixels that the grid covers."""
+        ny, nx = self.shape
+        return int(ny * self.step) + 1, int(nx * self.step) + 1
+
     def resampled(self, frame: Frame, planes: tuple[F32, ...]) -> tuple[F32, ...]:
         """Return planes of an exposure on the grid; 0 beyond it. The first by a cubic spline, others linearly."""
         assert frame.view is not None
@@ -81,6 +89,13 @@ class Grid:
                 )
                 target[first : first + len(rows)] = part.reshape(len(rows), -1)
         return out
+
+
+class Limits(NamedTuple):
+    """What a new star has to exceed: a significance; and the FWHM that distances go by (reference pixels)."""
+
+    nsigma: float
+    fwhm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,41 +143,72 @@ class Tested:
             return np.where(self.alone.sum(axis=1) > 0, self.info.sum(axis=1) / self.alone.sum(axis=1), 0.0)
 
 
-def find(  # noqa: PLR0913 - what the stages of a joint fit know
-    detect: ScoreDetect, frames: Frames, sources: JointSources, grid: Grid, *, nsigma: float, fwhm: float, pass_no: int
+def find(
+    detect: ScoreDetect, frames: Frames, sources: JointSources, grid: Grid, limits: Limits, pass_no: int
 ) -> JointSources:
-    """Return new stars above `nsigma` with start fluxes; `fwhm` in reference pixels."""
+    """Return new stars with start fluxes.
+
+    Parameters
+    ----------
+    detect : ScoreDetect
+        Settings of the search.
+    frames, sources
+        The exposures and the stars known so far.
+    grid : Grid
+        Where exposures are added up.
+    limits : Limits
+        What a new star has to exceed.
+    pass_no : int
+        Number of the pass.
+    """
     n_bands = 1 + max(frame.view.band for frame in frames if frame.view)
     tops = np.zeros((n_bands, *grid.shape), np.float32)
     infos = np.zeros((n_bands, *grid.shape), np.float32)
     known = []
     for frame in frames:
         assert frame.view is not None
-        error = model_error(frame, LEAST_ERROR) if detect.model_error is None else detect.model_error
-        ivar, filters = softened_ivar(frame, error), field_filter(frame)
-        top, info = filters.correlate(frame.resid * ivar), filters.squared().correlate(ivar)
+        one, maps = seen_alone(detect, frame, sources, pass_no)
+        known.append(one)
         band, scale = frame.view.band, np.float32(frame.view.band_scale)
-        floor = np.float32(1e-4) * info.max(initial=np.float32(0))
-        signif = np.where(info > floor, top / np.sqrt(np.maximum(info, max(floor, np.float32(1e-38)))), np.float32(0))
-        local = frame.local(sources).sources
-        known.append(
-            JointPeaks(frame, local, np.sqrt(ivar), ring_excess(frame, local, signif), allowed_pixels(frame, pass_no))
-        )
-        top, info = grid.resampled(frame, (top, info))
+        top, info = grid.resampled(frame, maps)
         tops[band] += scale * top
         infos[band] += scale**2 * np.maximum(info, 0)
     signif = significance(tops, infos)
-    usable = np.asarray(signif > 0)
-    rows, cols = peaks_above(signif, usable, detect.candidate * nsigma)
+    rows, cols = peaks_above(signif, signif > 0, detect.candidate * limits.nsigma)
     x, y = grid.reference(*refined(signif, rows, cols))
     tested = test(detect, known, x, y, n_bands)
-    snr = tested.snr
-    good = tested.allowed & (snr > nsigma * tested.excess) & (tested.share > detect.least_information)
-    x, y, flux, snr, info = x[good], y[good], tested.flux[good], snr[good], tested.info[good]
-    ny, nx = grid.shape
-    shape = (int(ny * grid.step) + 1, int(nx * grid.step) + 1)
-    first = strongest_first(x - grid.x0, y - grid.y0, snr, detect.spacing * fwhm, shape)
-    return as_sources(frames, x[first], y[first], flux[first], info[first], pass_no)
+    strength = tested.snr
+    good = (
+        tested.allowed
+        & (strength > limits.nsigma * tested.excess)
+        & (tested.share > detect.least_information)
+    )
+    good[good] = strongest_first(
+        x[good] - grid.x0, y[good] - grid.y0, strength[good], detect.spacing * limits.fwhm, grid.pixels
+    )
+    found = as_sources(frames, x[good], y[good], tested.flux[good], tested.info[good], pass_no)
+    return found.take(one_a_blob(frames, sources, found, strength[good]))
+
+
+def seen_alone(
+    detect: ScoreDetect, frame: Frame, sources: JointSources, pass_no: int
+) -> tuple[JointPeaks, tuple[F32, F32]]:
+    """Return what an exposure knows by itself, and its matched filter: what is gathered, and what could be."""
+    error = model_error(frame, LEAST_ERROR) if detect.model_error is None else detect.model_error
+    ivar, filters, local = softened_ivar(frame, error), field_filter(frame), frame.local(sources).sources
+    top, info = filters.correlate(frame.resid * ivar), filters.squared().correlate(ivar)
+    excess = ring_excess(frame, local, significance(top[np.newaxis], info[np.newaxis]))
+    return JointPeaks(frame, local, np.sqrt(ivar), excess, allowed_pixels(frame, pass_no)), (top, info)
+
+
+def one_a_blob(
+    frames: Frames, sources: JointSources, found: JointSources, strength: F64
+) -> NDArray[np.bool_]:
+    """Return which new stars may stay: in a saturated blob without a known star the strongest, elsewhere all."""
+    number = in_blob(frames, sources.append(found))
+    taken, own = np.unique(number[: len(sources)]), number[len(sources) :]
+    keep = (own == 0) | ~np.isin(own, taken)
+    return np.asarray(keep & ~second_of_blob(np.where(keep, own, 0), strength))
 
 
 def significance(tops: F32, infos: F32) -> F32:

@@ -80,7 +80,7 @@ def combined(snr: F64, *, equivalent: bool = True) -> F64:
     total = np.sqrt(np.sum(np.square(np.maximum(snr, 0)), axis=-1))
     if equivalent:
         total = gaussian_equivalent(total, snr.shape[-1])
-    return np.where(total > 0, total, np.max(snr, axis=-1))
+    return np.asarray(np.where(total > 0, total, np.max(snr, axis=-1)))
 
 
 def gaussian_equivalent(root: F64, n_bands: int) -> F64:

@@ -23,7 +23,16 @@ __all__ = ["Seen", "Together", "see", "together"]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-ALL_OF = ("core_masked", "saturated", "edge", "near_mask", "truncated", "measure_failed", "misfit", "undecided")
+ALL_OF = (
+    "core_masked",
+    "saturated",
+    "edge",
+    "near_mask",
+    "truncated",
+    "measure_failed",
+    "misfit",
+    "undecided",
+)
 """Flags that a star has when it has them in every exposure that shows it."""
 ANY_OF = ("close_pair", "new")
 """Flags that a star has when it has them in some exposure."""
@@ -130,7 +139,9 @@ def together(frames: Frames, sources: JointSources, seen: Sequence[Seen]) -> Tog
         if views[0].by_exposure:
             flux = _mean(
                 np.array([one.spread(one.flux, n) / view.band_scale for view, one in members]),
-                1 / np.array([one.column("flux_err_marginal", n) / view.band_scale for view, one in members]) ** 2,
+                1
+                / np.array([one.column("flux_err_marginal", n) / view.band_scale for view, one in members])
+                ** 2,
             )
         else:
             flux = np.where(np.isfinite(parts["flux_err_marginal"]), sources.fluxes[:, band], np.nan)
@@ -140,7 +151,12 @@ def together(frames: Frames, sources: JointSources, seen: Sequence[Seen]) -> Tog
     weight = np.array(
         [(one.spread(one.flux, n) / one.column("flux_err_marginal", n)) ** 2 + 1 for one in seen]
     )
-    columns = {"flux": fluxes[0], "flux_err": totals[0], **errors[0], **_position_errors(views, sources, seen)}
+    columns = {
+        "flux": fluxes[0],
+        "flux_err": totals[0],
+        **errors[0],
+        **_position_errors(views, sources, seen),
+    }
     columns |= {name: _mean(np.array([one.column(name, n) for one in seen]), weight) for name in SHAPES}
     return Together(columns, tuple(fluxes), totals, _flags(sources, seen), number)
 
@@ -201,7 +217,7 @@ def _position_errors(views: Sequence[Any], sources: JointSources, seen: Sequence
 
 
 def _flags(sources: JointSources, seen: Sequence[Seen]) -> NDArray[np.uint32]:
-    """Return the flags of the list, and of `ALL_OF` those that a star has in every exposure that shows it, of `ANY_OF` in some."""
+    """Return the flags of the list, of `ALL_OF` those that all exposures of a star give it, and `ANY_OF`."""
     every = np.bitwise_or.reduce([flags.bit(name) for name in ALL_OF])
     any_of = np.bitwise_or.reduce([flags.bit(name) for name in ANY_OF])
     common = np.full(len(sources), every, np.uint32)

@@ -25,7 +25,9 @@ def least_joint_snr(frames: Frames, sources: JointSources, nsigma: float, purity
     for frame in frames:
         local = frame.local(sources).sources
         counts = Counts.of(frame, local)
-        limits.append((np.count_nonzero(local.flux > 2 * counts.sigma), counts.pure_above(purity, frame.psf.fwhm)))
+        limits.append(
+            (np.count_nonzero(local.flux > 2 * counts.sigma), counts.pure_above(purity, frame.psf.fwhm))
+        )
     return max(nsigma, max(limits)[1])
 
 
@@ -83,12 +85,9 @@ def second_of_blob(blob: I64, flux: F64) -> NDArray[np.bool_]:
     return out
 
 
-def with_columns_of(before: JointSources, merged: object) -> JointSources:
+def with_columns_of(before: JointSources, merged: JointSources) -> JointSources:
     """Return merged stars whose fluxes by column have grown as their light has."""
-    assert isinstance(merged, JointSources)
     flux = dict(zip(before.id.tolist(), before.flux.tolist(), strict=True))
     old = np.array([flux[i] for i in merged.id.tolist()])
     grown = np.where(old > 0, merged.flux / np.where(old > 0, old, 1.0), 1.0)
     return merged.changed(fluxes=merged.fluxes * grown[:, None]) if np.any(grown != 1) else merged
-
-

@@ -58,11 +58,15 @@ def check_joint(exposures: Sequence[Exposure], config: Config) -> None:
         Stages that there are for a single image only, one line for each.
     """
     if len(exposures) < 2:
-        raise InputError(f"a joint fit takes two exposures or more, not {len(exposures)}; fit one with fit_image")
+        raise InputError(
+            f"a joint fit takes two exposures or more, not {len(exposures)}; fit one with fit_image"
+        )
     names = [exposure.name for exposure in exposures]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
-        raise InputError(f"{twins[0]}: two exposures have this name; give each its own, files are named by it")
+        raise InputError(
+            f"{twins[0]}: two exposures have this name; give each its own, files are named by it"
+        )
     refused = []
     for stage, kinds in SUPPORTED.items():
         chosen = getattr(config, stage)
@@ -119,7 +123,11 @@ class JointRun:
     def known(self, positions: Sources) -> JointSources:
         """Return known stars as the list to begin with; their fluxes are taken for those of all bands."""
         n_columns = len(self.views) if self.views[0].by_exposure else len(self.bands)
-        scale = np.array([view.band_scale for view in self.views]) if self.views[0].by_exposure else np.ones(n_columns)
+        scale = (
+            np.array([view.band_scale for view in self.views])
+            if self.views[0].by_exposure
+            else np.ones(n_columns)
+        )
         errs = np.full((len(positions), n_columns), np.inf)
         return JointSources.of(positions, positions.flux[:, None] * scale, errs)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from crowdfit import flags
 from crowdfit.frame import Frame, Frames
 from crowdfit.joint.align import Tie, aligned, moved_together, rescaled
-from crowdfit.joint.detect import Grid, find
+from crowdfit.joint.detect import Grid, Limits, find
 from crowdfit.joint.light import Light
 from crowdfit.joint.options import Joint
 from crowdfit.joint.prune import least_joint_snr, prune
@@ -64,7 +64,9 @@ def with_depth(frames: Frames) -> Frames:
     return tuple(out)
 
 
-def one_by_one(stages: Sequence[Callable[..., Frames]], frames: Frames, sources: Sources, **options: Any) -> Frames:
+def one_by_one(
+    stages: Sequence[Callable[..., Frames]], frames: Frames, sources: Sources, **options: Any
+) -> Frames:
     """Return the frames after stages of single images, one for each, with the stars that each sees."""
     return tuple(
         stage((frame,), frame.local(sources).sources, **options)[0]
@@ -140,7 +142,7 @@ class JointStages:
         fwhm = sharpest(frames)
         nsigma = least_joint_snr(frames, known, by_pass(stage.nsigma, pass_no), stage.purity)
         grid = Grid.over(self.box, fwhm)
-        return find(stage, frames, known, grid, nsigma=nsigma, fwhm=fwhm, pass_no=pass_no)
+        return find(stage, frames, known, grid, Limits(nsigma, fwhm), pass_no)
 
     def solve(self, frames: Frames, sources: Sources, *, shifts: bool) -> Fit:
         """Return the stars with new fluxes in all columns and, with `shifts`, the steps they should make."""
@@ -168,7 +170,11 @@ class JointStages:
             with np.errstate(divide="ignore", invalid="ignore"):
                 marginal = np.where(free.snr > 0, light.flux / free.snr, np.inf)
         new = known.changed(
-            fluxes=fluxes, flux_errs=errs, flux=light.flux, flux_err=light.flux_err, flux_err_marginal=marginal
+            fluxes=fluxes,
+            flux_errs=errs,
+            flux=light.flux,
+            flux_err=light.flux_err,
+            flux_err_marginal=marginal,
         ).flagged("not_converged", np.full(len(known), not converged))
         step = np.where(light.flux[:, None] > 0, found.step, 0.0)
         curve = system.blocks.step
@@ -182,7 +188,8 @@ class JointStages:
         """Return the stars moved by the step of the joint system, at most the longest step of the stage."""
         stage, stars = self.config.centroid, fit.sources
         if not isinstance(stage, DerivativeStep):
-            return stage(frames, fit, pass_no=pass_no)
+            moved: Sources = stage(frames, fit, pass_no=pass_no)
+            return moved
         limit = stage.max_step * sharpest(frames)
         length = np.hypot(fit.step_x, fit.step_y)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -218,7 +225,9 @@ class JointStages:
             frames, stars = self._scaled(frames, stars, factors)
         return frames, stars.flagged("psf_star", used)
 
-    def _scaled(self, frames: Frames, stars: JointSources, factors: list[float]) -> tuple[Frames, JointSources]:
+    def _scaled(
+        self, frames: Frames, stars: JointSources, factors: list[float]
+    ) -> tuple[Frames, JointSources]:
         """Return scales and fluxes that keep all models when PSFs have changed what a flux means by `factors`.
 
         What the exposures of a band have in common goes into its fluxes, the rest into their scales.
@@ -248,9 +257,11 @@ class JointStages:
     def prune(self, frames: Frames, sources: Sources) -> Pruned:
         """Return the remaining stars."""
         if not isinstance(self.config.prune, Prune):
-            return self.config.prune(frames, sources)
+            kept: Pruned = self.config.prune(frames, sources)
+            return kept
         return prune(self.config.prune, frames, as_joint(sources), sharpest(frames))
 
     def stop(self, state: Any) -> str | None:
         """Return the reason to stop, or None."""
-        return self.config.stop(state)
+        reason: str | None = self.config.stop(state)
+        return reason

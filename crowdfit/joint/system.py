@@ -214,7 +214,9 @@ class JointSystem:
     moves: bool
 
     @classmethod
-    def of(cls, frames: Frames, sources: JointSources, *, shift_sigma: float | None, fwhm: float) -> "JointSystem":
+    def of(
+        cls, frames: Frames, sources: JointSources, *, shift_sigma: float | None, fwhm: float
+    ) -> "JointSystem":
         """Return the system; positions stay where `shift_sigma` (FWHM / 3) is None. `fwhm` in reference pixels."""
         parts = tuple(Part.of(frame, sources, shift_sigma) for frame in frames)
         n, n_columns = sources.fluxes.shape

@@ -23,6 +23,8 @@ F64 = NDArray[np.float64]
 
 LEAST_SNR = 20.0
 """Stars above this S/N in the exposure take part."""
+LEAST_OTHERS = 0.1
+"""A star that is placed by this exposure alone agrees with it wherever it lies; others must have this share in it."""
 STARS_A_TERM = 10
 """So many stars are needed for each term of a correction."""
 LEAST = 3
@@ -167,6 +169,7 @@ def _fitted(frame: Frame, sources: JointSources, wish: Wishes, most: int) -> _Fi
     assert view is not None
     steps = np.column_stack([wish.step_x, wish.step_y])
     used = (wish.snr > LEAST_SNR) & np.isfinite(steps).all(axis=1) & np.isfinite(wish.error)
+    used &= wish.others > LEAST_OTHERS
     used &= np.hypot(*np.nan_to_num(steps, nan=np.inf).T) < FARTHEST * fwhm
     terms, none = np.zeros((6, 2)), Tie(0, 0, 0.0, np.nan, np.nan, view.band_scale)
     if np.count_nonzero(used) < LEAST:

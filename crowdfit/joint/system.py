@@ -176,6 +176,8 @@ class Wishes:
         Numbers of the stars.
     snr : ndarray (m,) float64
         Their flux over its error in this exposure.
+    others : ndarray (m,) float64
+        Share of what is known of their places that other exposures tell.
     gain : ndarray (m,) float64
         Share of its flux by which a star is too faint there.
     step_x, step_y : ndarray (m,) float64
@@ -186,6 +188,7 @@ class Wishes:
 
     index: I64
     snr: F64
+    others: F64
     gain: F64
     step_x: F64
     step_y: F64
@@ -290,6 +293,7 @@ class JointSystem:
     def wishes(self, solution: Unknowns) -> tuple[Wishes, ...]:
         """Return what each exposure would change beyond the solution."""
         found = []
+        total = np.einsum("nii->n", self.blocks.step)
         for part in self.parts:
             left = part.system.rhs - part.applied(solution)
             own, local = part.system.blocks.own, part.system.sources
@@ -300,8 +304,12 @@ class JointSystem:
             with np.errstate(divide="ignore", invalid="ignore"):
                 snr = flux * np.sqrt(own[:, 0])
                 error = np.sqrt((inverse[:, 4] + inverse[:, 8]) / 2) / flux
+                mine = np.einsum("nki,nkl,nli->n", part.lever, own.reshape(-1, 3, 3)[:, 1:, 1:], part.lever)
+                others = 1 - mine / total[part.index]
             found.append(
-                Wishes(part.index, snr, step[:, 0] / flux, step[:, 1] / flux, step[:, 2] / flux, error)
+                Wishes(
+                    part.index, snr, others, step[:, 0] / flux, step[:, 1] / flux, step[:, 2] / flux, error
+                )
             )
         return tuple(found)
 

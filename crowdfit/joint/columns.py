@@ -22,7 +22,7 @@ from crowdfit.world import pixel_to_sky, without_jump
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-__all__ = ["BAND_COLUMNS", "EXPOSURE_COLUMNS", "OWN_COLUMNS", "build_joint_catalog"]
+__all__ = ["BAND_COLUMNS", "EXPOSURE_COLUMNS", "JOINT_COLUMNS", "OWN_COLUMNS", "build_joint_catalog"]
 
 F64 = NDArray[np.float64]
 
@@ -64,6 +64,14 @@ EXPOSURE_COLUMNS: Final = (
     ),
     Column("exp<k>_flags", "", "u4", "meta.code", "", "flags in exposure k; `outside` off its footprint"),
 )  # fmt: skip
+
+JOINT_COLUMNS: Final = (
+    *(column(name) for name in FROM_SINGLE),
+    *OWN_COLUMNS,
+    *BAND_COLUMNS,
+    *EXPOSURE_COLUMNS,
+)
+"""All columns of a joint catalogue, those of bands and exposures once."""
 
 LIMIT = 3.0
 """Upper limits are so many errors above the forced flux, or above 0 where that is below 0."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its submodules are imported when they are first used
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, spline_filter
 
@@ -38,6 +39,8 @@ F64 = NDArray[np.float64]
 
 FINE = 2.5
 """Below this FWHM the grid of the sum has two cells a pixel: peaks on single pixels would be seen too low (pix)."""
+HINT = 0.8
+"""What an exposure alone has to see of a second star under a known one, over its even share of the threshold."""
 ROWS = 256
 """The grid is mapped so many rows at a time."""
 
@@ -92,21 +95,49 @@ class Grid:
 
 
 class Limits(NamedTuple):
-    """What a new star has to exceed: a significance; and the FWHM that distances go by (reference pixels)."""
+    """What a new star has to exceed: a significance, alone or under a known star; and the FWHM (reference pixels)."""
 
     nsigma: float
+    beside: float
     fwhm: float
 
 
 @dataclass(frozen=True, eq=False)
 class JointPeaks:
-    """What one exposure knows before places are tested: root of its inverse variance, its maps and its limits."""
+    """What one exposure knows before places are tested.
+
+    Parameters
+    ----------
+    frame : Frame
+        The exposure.
+    local : Sources
+        The stars that it shows.
+    root : ndarray (ny, nx) float32
+        Square root of the inverse variance with the error of the model.
+    excess : ndarray (ny, nx) float32
+        Of `crowdfit.stages.rings`.
+    allowed : ndarray (ny, nx) bool
+        Where a star may lie.
+    signif : ndarray (ny, nx) float32
+        Its own significance map.
+    error : float
+        Fractional error of its model.
+    """
 
     frame: Frame
     local: Sources
     root: F32
     excess: F32
     allowed: NDArray[np.bool_]
+    signif: F32
+    error: float
+
+    def hints(self, detect: ScoreDetect, nsigma: float) -> F64:
+        """Return reference positions (n, 2) of second stars under known ones that this exposure hints at."""
+        assert self.frame.view is not None
+        least = nsigma * self.excess[self.frame.nearest_pixel(self.local)]
+        found = detect.companions(self.frame, self.local, self.root, self.signif, least, self.error)
+        return np.column_stack(self.frame.view.mapping.inverse(found[:, 2], found[:, 3]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,14 +206,13 @@ def find(
         infos[band] += scale**2 * np.maximum(info, 0)
     signif = significance(tops, infos)
     rows, cols = peaks_above(signif, signif > 0, detect.candidate * limits.nsigma)
-    x, y = grid.reference(*refined(signif, rows, cols))
+    peaks = np.column_stack(grid.reference(*refined(signif, rows, cols)))
+    seconds, beside = hinted(detect, known, sources, limits.beside)
+    x, y = np.concatenate([peaks, seconds]).T
+    limit = np.concatenate([np.full(len(peaks), limits.nsigma), beside])
     tested = test(detect, known, x, y, n_bands)
     strength = tested.snr
-    good = (
-        tested.allowed
-        & (strength > limits.nsigma * tested.excess)
-        & (tested.share > detect.least_information)
-    )
+    good = tested.allowed & (strength > limit * tested.excess) & (tested.share > detect.least_information)
     good[good] = strongest_first(
         x[good] - grid.x0, y[good] - grid.y0, strength[good], detect.spacing * limits.fwhm, grid.pixels
     )
@@ -197,8 +227,27 @@ def seen_alone(
     error = model_error(frame, LEAST_ERROR) if detect.model_error is None else detect.model_error
     ivar, filters, local = softened_ivar(frame, error), field_filter(frame), frame.local(sources).sources
     top, info = filters.correlate(frame.resid * ivar), filters.squared().correlate(ivar)
-    excess = ring_excess(frame, local, significance(top[np.newaxis], info[np.newaxis]))
-    return JointPeaks(frame, local, np.sqrt(ivar), excess, allowed_pixels(frame, pass_no)), (top, info)
+    signif = significance(top[np.newaxis], info[np.newaxis])
+    excess, allowed = ring_excess(frame, local, signif), allowed_pixels(frame, pass_no)
+    return JointPeaks(frame, local, np.sqrt(ivar), excess, allowed, signif, error), (top, info)
+
+
+def hinted(
+    detect: ScoreDetect, known: list[JointPeaks], sources: JointSources, nsigma: float
+) -> tuple[F64, F64]:
+    """Return places (n, 2) close to known stars where an exposure hints at a second one, and what each has to exceed.
+
+    All exposures together have to see it above `nsigma`, so that one of K alone sees it at about nsigma / sqrt(K); and
+    above the error of the model of the star that it lies under.
+    """
+    share = HINT / np.sqrt(len(known))
+    places = np.concatenate([one.hints(detect, share * nsigma) for one in known])
+    if not len(places):
+        return places, np.zeros(0)
+    host = scipy.spatial.cKDTree(np.column_stack([sources.x, sources.y])).query(places)[1]
+    snr = np.abs(sources.flux[host]) / np.where(sources.flux_err[host] > 0, sources.flux_err[host], np.inf)
+    error = np.mean([one.error for one in known])
+    return places, nsigma * np.hypot(1, error * snr)
 
 
 def one_a_blob(

@@ -141,8 +141,9 @@ class JointStages:
             return known.take(np.zeros(0, np.int64))
         fwhm = sharpest(frames)
         nsigma = least_joint_snr(frames, known, by_pass(stage.nsigma, pass_no), stage.purity)
+        beside = by_pass(stage.companion_nsigma, pass_no)
         grid = Grid.over(self.box, fwhm)
-        return find(stage, frames, known, grid, Limits(nsigma, fwhm), pass_no)
+        return find(stage, frames, known, grid, Limits(nsigma, beside, fwhm), pass_no)
 
     def solve(self, frames: Frames, sources: Sources, *, shifts: bool) -> Fit:
         """Return the stars with new fluxes in all columns and, with `shifts`, the steps they should make."""

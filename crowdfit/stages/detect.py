@@ -175,14 +175,14 @@ class ScoreDetect:
             excess = np.maximum(excess, local_scatter(frame, signif))
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
         least = by_pass(self.companion_nsigma, pass_no) * excess[frame.nearest_pixel(sources)]
-        pairs = self._companions(frame, sources, root, signif, least, error)
+        pairs = self.companions(frame, sources, root, signif, least, error)
         x, y = np.concatenate([x[good], pairs[:, 2]]), np.concatenate([y[good], pairs[:, 3]])
         score = np.concatenate([score[good, :2], pairs[:, :2]])
         first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
         first &= only_one(frame.exposure, sources, x, y, score[:, 0])
         return Sources.at(x[first], y[first], score[first, 1], pass_no=pass_no)
 
-    def _companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
+    def companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
         self,
         frame: Frame,
         sources: Sources,

@@ -210,7 +210,7 @@ def find(
     seconds, beside = hinted(detect, known, sources, limits.beside)
     x, y = np.concatenate([peaks, seconds]).T
     limit = np.concatenate([np.full(len(peaks), limits.nsigma), beside])
-    tested = test(detect, known, x, y, n_bands)
+    tested = tried(detect, known, x, y, n_bands)
     strength = tested.snr
     good = tested.allowed & (strength > limit * tested.excess) & (tested.share > detect.least_information)
     good[good] = strongest_first(
@@ -269,7 +269,7 @@ def significance(tops: F32, infos: F32) -> F32:
     return np.asarray(combined(np.moveaxis(each, 0, -1)), np.float32)
 
 
-def test(detect: ScoreDetect, known: list[JointPeaks], x: F64, y: F64, n_bands: int) -> Tested:
+def tried(detect: ScoreDetect, known: list[JointPeaks], x: F64, y: F64, n_bands: int) -> Tested:
     """Return what a star at each reference position (n,) would have in all exposures."""
     top, info, alone = np.zeros((len(x), n_bands)), np.zeros((len(x), n_bands)), np.zeros((len(x), n_bands))
     rough, shares, allowed = np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x), bool)

@@ -11,8 +11,9 @@ The mean of single catalogues weights each star's detections with their errors. 
 the median flux in nine parts of a pixel of the first exposure from that of all stars above S/N 100, and what chance
 makes of it. *Time* is that of the processor.
 
-With `--bands` a second filter of another depth is added: the mean error of the fluxes there, over their errors, of
-stars that the deep filter shows and the shallow one alone does not (S/N 1 to 3 there).
+With `--bands` a second filter of another depth is added: for stars that the deep filter shows and the shallow one
+alone does not (S/N 1 to 3 there), the mean and median error of the fluxes there over their errors, and their summed
+flux over the true one in both filters.
 """
 
 import argparse
@@ -212,7 +213,9 @@ def two_bands(size: int, seed: int) -> dict[str, Any]:
     wanted = truth.inside(truth.stars) & truth.clean & shallow.clean & (partner >= 0) & (snr > 1) & (snr < 3)
     wanted &= truth.snr(truth.stars.flux) > 10
     rows = partner[wanted]
-    flux, err = (np.asarray(table[name].value)[rows] for name in ("exp2_flux", "exp2_flux_err"))
+    flux, err, deep = (
+        np.asarray(table[name].value)[rows] for name in ("exp2_flux", "exp2_flux_err", "exp1_flux")
+    )
     pull = (flux - shallow.stars.flux[wanted]) / err
     pull = pull[np.isfinite(pull)]
     return {
@@ -223,7 +226,9 @@ def two_bands(size: int, seed: int) -> dict[str, Any]:
         "pull_mean": float(np.mean(np.clip(pull, -5, 5))),
         "pull_median": float(np.median(pull)),
         "pull_width": robust_width(pull),
-        "mean_error": 1 / float(np.sqrt(len(pull))),
+        "mean_error": robust_width(pull) / float(np.sqrt(len(pull))),
+        "light_over_true": float(np.nansum(flux) / np.sum(shallow.stars.flux[wanted])),
+        "deep_light_over_true": float(np.nansum(deep) / np.sum(truth.stars.flux[wanted])),
     }
 
 

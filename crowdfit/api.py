@@ -164,7 +164,7 @@ def fit_exposures(
             configs.append(_config(chosen, changes, exposure.band))
         known = Sources.empty()
         if exposures:
-            known = _sources(positions, exposures[0])
+            known = _sources(positions, exposures[0], anywhere=True)
         return JointRun(tuple(exposures), psfs, tuple(configs), known, progress).fit()
 
 
@@ -223,14 +223,20 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
     return exposure_from_arrays(image, err, dq, options=config.input)
 
 
-def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, exposure: Exposure) -> Sources:
-    """Return the known stars, flagged as coming from the user."""
+def _sources(
+    positions: Positions | Sources | tuple[ArrayLike, ...] | None,
+    exposure: Exposure,
+    *,
+    anywhere: bool = False,
+) -> Sources:
+    """Return the known stars, flagged as coming from the user; off the image only if they may lie `anywhere`."""
     if positions is None:
         return Sources.empty()
     given = (positions.x, positions.y, positions.flux) if isinstance(positions, Sources) else positions
     x, y, *rest = (np.atleast_1d(np.asarray(part, np.float64)) for part in given if part is not None)
     flux = np.where(np.isnan(rest[0]), 0.0, rest[0]) if rest else None
-    check_positions(Positions(x, y, flux), exposure.shape, "positions")
+    if not anywhere:
+        check_positions(Positions(x, y, flux), exposure.shape, "positions")
     if flux is not None:
         check_fluxes(flux, exposure.noise, "positions")
     stars = Sources.at(x, y, flux)

@@ -199,7 +199,10 @@ def test_known_stars_are_measured_where_they_are():
     scene = dataclasses.replace(SCENE, n_stars=60, flux_min=1000.0)
     pointed = point(scene, [Pointing(), Pointing(dx=4.3, dy=-2.6)])
     truth = pointed[0].made.truth
-    inside = np.all([(truth[name] > -1) & (truth[name] < 112) for name in "xy"], axis=0)
+    # some lie on the second exposure only
+    inside = np.all(
+        [(truth[name] > low) & (truth[name] < 111) for name, low in (("x", -4), ("y", 0))], axis=0
+    )
     x, y, flux = (np.asarray(truth[name])[inside] for name in ("x", "y", "flux"))
     table = quick(pointed, config="forced", positions=(x, y)).catalog
     np.testing.assert_allclose(table["x"].value, x, atol=0.02)
@@ -207,6 +210,8 @@ def test_known_stars_are_measured_where_they_are():
     assert abs(np.median(pull)) < 0.6
     assert np.median(np.abs(pull)) < 1.2
     assert all(flags.has(table["flags"], "forced"))
+    with pytest.raises(InputError, match=r"positions: 1 of 2 lie on no exposure \(row 2 at x 500.0"):
+        quick(pointed, positions=([5.0, 500.0], [5.0, 5.0]))
 
 
 def test_stages_for_single_images_are_refused(dithered):

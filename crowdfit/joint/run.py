@@ -121,13 +121,31 @@ class JointRun:
         self.history: list[PassStats] = []
 
     def known(self, positions: Sources) -> JointSources:
-        """Return known stars as the list to begin with; their fluxes are taken for those of all bands."""
+        """Return known stars as the list to begin with; their fluxes are taken for those of all bands.
+
+        Raises
+        ------
+        InputError
+            Some lie on no exposure.
+        """
         n_columns = len(self.views) if self.views[0].by_exposure else len(self.bands)
         scale = (
             np.array([view.band_scale for view in self.views])
             if self.views[0].by_exposure
             else np.ones(n_columns)
         )
+        shown = np.zeros(len(positions), bool)
+        for view in self.views:
+            ny, nx = view.shape
+            x, y = view.mapping(positions.x, positions.y)
+            shown |= (np.abs(x - (nx - 1) / 2) <= nx / 2) & (np.abs(y - (ny - 1) / 2) <= ny / 2)
+        if not shown.all():
+            row = int(np.argmin(shown))
+            raise InputError(
+                f"positions: {np.sum(~shown)} of {len(shown)} lie on no exposure (row {row + 1} at x "
+                f"{positions.x[row]:.1f}, y {positions.y[row]:.1f} of {self.exposures[0].name}); x, y count from "
+                "0 on the first exposure, so check the list and the WCS, or remove these rows"
+            )
         errs = np.full((len(positions), n_columns), np.inf)
         return JointSources.of(positions, positions.flux[:, None] * scale, errs)
 

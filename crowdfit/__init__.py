@@ -10,9 +10,11 @@ __all__ = [
     "EPSF",
     "Exposure",
     "FitResult",
+    "JointResult",
     "Sources",
     "__version__",
     "calibrate",
+    "fit_exposures",
     "fit_image",
     "load_config",
     "read_psf",
@@ -24,6 +26,8 @@ _HOMES = {
     "Config": "crowdfit.config",
     "load_config": "crowdfit.config",
     "FitResult": "crowdfit.api",
+    "JointResult": "crowdfit.api",
+    "fit_exposures": "crowdfit.api",
     "fit_image": "crowdfit.api",
     "Exposure": "crowdfit.exposure",
     "Sources": "crowdfit.sources",
@@ -32,7 +36,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult, fit_image
+    from crowdfit.api import FitResult, JointResult, fit_exposures, fit_image
     from crowdfit.calibration.calibrate import calibrate
     from crowdfit.calibration.options import Calibration
     from crowdfit.config import Config, load_config

@@ -1,8 +1,9 @@
 """What scripts call: an image goes in, a catalogue with everything that explains the image comes out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +15,8 @@ from crowdfit.exposure import Exposure
 from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
 from crowdfit.io.positions import Positions, check_fluxes, check_positions
 from crowdfit.io.run_record import Head
+from crowdfit.joint.result import JointResult
+from crowdfit.joint.run import JointRun
 from crowdfit.loop import State
 from crowdfit.provenance import checksums, find_record
 from crowdfit.result import FitResult
@@ -24,7 +27,7 @@ from crowdfit.start import PsfLike
 if TYPE_CHECKING:
     from astropy.nddata import NDData
 
-__all__ = ["FitResult", "fit_image", "recorded"]
+__all__ = ["FitResult", "JointResult", "fit_exposures", "fit_image", "recorded"]
 
 ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
@@ -96,6 +99,79 @@ def fit_image(  # noqa: PLR0913 - the names are the public interface
         return run.fit(resume=resume)
 
 
+def fit_exposures(
+    images: Sequence[ImageLike],
+    psf: PsfLike | Sequence[PsfLike | None] | None = None,
+    config: Config | str | Path | Sequence[Config] | None = None,
+    *,
+    positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
+    progress: Callable[[State], object] | None = None,
+    **overrides: object,
+) -> JointResult:
+    """Explain several exposures of one star field by one list of stars.
+
+    Positions are shared by all exposures and fluxes by those of a band (``joint__flux="exposure"``: by none); each
+    exposure has its own PSF, sky, noise, pixel grid and footprint. Stars are looked for on the sum of all. Where the
+    exposures lie is read from their WCS and refined by the stars.
+
+    Parameters
+    ----------
+    images : sequence of path, Exposure, NDData or array
+        Two exposures or more, of one or several filters. The pixels and the unit of the first are those of the
+        catalogue. Arrays have no WCS and need ``joint__grid="pixels"``.
+    psf : EPSF, array, path, or a list of these, optional
+        Starting PSF as in `fit_image`, of all exposures or of each. None: measured from each image.
+    config : Config, name of a shipped configuration, path of a YAML file, or a list of `Config`, optional
+        Departures from the defaults; what a file says by filter holds for the exposures of that filter. A list has one
+        for each exposure, of which the first holds for what they share.
+    positions : (x, y), (x, y, flux), Positions or Sources, optional
+        Known stars, on the 0-based pixels of the first exposure; with ``config="forced"`` the only ones.
+    progress : callable, optional
+        Called with the `State` after every pass.
+    **overrides
+        Single settings, dots written as two underscores: ``joint__align="affine"``.
+
+    Returns
+    -------
+    JointResult
+
+    Raises
+    ------
+    InputError, ConfigError
+        Exposures that do not hang together or cannot be compared, and settings for single images; the message says
+        what and how to mend it.
+
+    Examples
+    --------
+    >>> result = fit_exposures(["a.fits", "b.fits"])  # doctest: +SKIP
+    >>> result.catalog["ra", "dec", "flux", "exp1_flux", "exp2_flux"]  # doctest: +SKIP
+    """
+    with threadpool_limits(1, "blas"):
+        psfs = _one_for_each(psf, len(images), "psf")
+        given = _one_for_each(config, len(images), "config")
+        exposures, configs = [], []
+        for number, (image, own, chosen) in enumerate(zip(images, psfs, given, strict=True), start=1):
+            changes = {**_psf_settings(own), **overrides}
+            exposure = _exposure(image, None, None, _config(chosen, changes))
+            if not isinstance(image, Exposure | str | Path):
+                exposure = replace(exposure, name=f"{exposure.name}{number}")
+            exposures.append(exposure)
+            configs.append(_config(chosen, changes, exposure.band))
+        known = Sources.empty()
+        if exposures:
+            known = _sources(positions, exposures[0], anywhere=True)
+        return JointRun(tuple(exposures), psfs, tuple(configs), known, progress).fit()
+
+
+def _one_for_each(value: Any, n: int, name: str) -> tuple[Any, ...]:
+    """Return what was given for each of n exposures, or for all of them, as a tuple."""
+    if not isinstance(value, list | tuple):
+        return (value,) * n
+    if len(value) != n:
+        raise InputError(f"{name}: {len(value)} are given for {n} exposures; give one, or one for each")
+    return tuple(value)
+
+
 def recorded(
     record: str | Path,
     exposure: Exposure,
@@ -142,14 +218,20 @@ def _exposure(image: ImageLike, err: ArrayLike | None, dq: ArrayLike | None, con
     return exposure_from_arrays(image, err, dq, options=config.input)
 
 
-def _sources(positions: Positions | Sources | tuple[ArrayLike, ...] | None, exposure: Exposure) -> Sources:
-    """Return the known stars, flagged as coming from the user."""
+def _sources(
+    positions: Positions | Sources | tuple[ArrayLike, ...] | None,
+    exposure: Exposure,
+    *,
+    anywhere: bool = False,
+) -> Sources:
+    """Return the known stars, flagged as coming from the user; off the image only if they may lie `anywhere`."""
     if positions is None:
         return Sources.empty()
     given = (positions.x, positions.y, positions.flux) if isinstance(positions, Sources) else positions
     x, y, *rest = (np.atleast_1d(np.asarray(part, np.float64)) for part in given if part is not None)
     flux = np.where(np.isnan(rest[0]), 0.0, rest[0]) if rest else None
-    check_positions(Positions(x, y, flux), exposure.shape, "positions")
+    if not anywhere:
+        check_positions(Positions(x, y, flux), exposure.shape, "positions")
     if flux is not None:
         check_fluxes(flux, exposure.noise, "positions")
     stars = Sources.at(x, y, flux)

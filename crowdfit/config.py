@@ -23,6 +23,7 @@ from crowdfit.calibration.options import Calibration
 from crowdfit.config_layers import Resolved
 from crowdfit.frame import StampSizes
 from crowdfit.io.options import InputOptions
+from crowdfit.joint.options import Joint
 from crowdfit.photometry.aperture import CleanedApertures, NoApertures
 from crowdfit.photometry.psf_stats import Measure
 from crowdfit.psf.initial import BlindPsf, GivenPsf
@@ -86,6 +87,7 @@ class Config:
     measure: Measure = Measure()
     aperture: Annotated[NoApertures | CleanedApertures, _KINDS, _STAGE] = NoApertures()
     calibration: Calibration = Calibration()
+    joint: Joint = Joint()
     tiles: Tiles = Tiles()
     output: Output = Output()
 

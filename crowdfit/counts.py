@@ -47,7 +47,7 @@ class Counts:
     @classmethod
     def of(cls, frame: Frame, sources: Sources, quantile: float = 0.1) -> "Counts":
         """Return the counts of a list that is complete down to a quantile of its fluxes, per usable pixel."""
-        sigma = float(frame.isolated_error(np.zeros(1))[0])
+        sigma = frame.faint_error
         seen = sources.flux[sources.flux > 2 * sigma]
         # a list that ends far above the noise ends because there is nothing fainter
         depth = min(float(np.quantile(seen, quantile)), FAR * sigma) if len(seen) else FAR * sigma

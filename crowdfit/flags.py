@@ -54,6 +54,7 @@ SOURCE_FLAGS: Final = (
         "over a third of its own light is left under the source, beyond the noise: cosmic ray, hot pixel, galaxy "
         "or blend",
     ),
+    Flag(20, "outside", "in a fit of several exposures: the source lies off the footprint of this one"),
 )
 
 APERTURE_FLAGS: Final = (

@@ -16,8 +16,11 @@ from crowdfit.robust import MAD, scatter
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 from crowdfit.tiles import Tiles
+from crowdfit.view import JointSources, Local, View
 from crowdfit.whitening import Whitened, Whitening, whitening
 
+BEYOND = 1.0
+"""How far beyond the border a star may lie whose light reaches onto the image (FWHM)."""
 WINGS_STILL = 0.3
 """Wings that change by less than this, in sigma of a pixel, leave no star behind: one covers some ten pixels."""
 CHI_PIXELS = 200_000
@@ -127,6 +130,8 @@ class Frame:
         What noise that neighbouring pixels share does to errors, which the variance of pixels does not tell.
     trust : ndarray (ny, nx) float32 or None
         Share of its weight that a pixel has in a solve, 0 to 1; None: all of it.
+    view : View or None
+        How the exposure sees the list of a joint fit; None: the list is its own.
     """
 
     exposure: Exposure
@@ -144,6 +149,7 @@ class Frame:
     given_psf: EPSF | None = None
     noise_factors: Factors = Factors()
     trust: Image | None = None
+    view: View | None = None
 
     @classmethod
     def start(
@@ -247,6 +253,21 @@ class Frame:
         photons = np.maximum(flux, 0) / self.exposure.gain
         return np.asarray(np.sqrt(area * self.noise**2 + photons)) * self.noise_factors.flux
 
+    @property
+    def faint_error(self) -> float:
+        """Error of the flux of a faint isolated star in the fit, all its exposures together (image unit)."""
+        alone = float(self.isolated_error(np.zeros(1))[0])
+        return alone if self.view is None else alone * self.view.depth
+
+    def local(self, sources: Sources) -> Local:
+        """Return the stars of a common list that this exposure sees, as its own list, and their numbers there.
+
+        A list of its own is returned as it is.
+        """
+        if self.view is None or not isinstance(sources, JointSources):
+            return Local(sources, np.arange(len(sources)))
+        return self.view.local(sources, 0.499 + BEYOND * self.psf.fwhm)
+
     def nearest_pixel(self, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return row and column of the pixel on the image that is nearest to each star."""
         return self.exposure.nearest_pixel(sources.x, sources.y)
@@ -265,7 +286,7 @@ class Frame:
 
     def adding(self, sources: Sources) -> "Frame":
         """Return the frame with `sources` added to its model."""
-        model = self.model.copy()
+        sources, model = self.local(sources).sources, self.model.copy()
         add_to(model, self.psf, sources.x, sources.y, sources.flux, radius=self.half_sizes(sources.flux))
         return self.with_(model=model)
 

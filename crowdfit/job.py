@@ -206,7 +206,7 @@ class Job:
         exposure = read_exposure(image, self.config_for("").input, err=self.err, dq=self.dq)
         log.debug("%s: image read", image.name, extra={"done": "reading"})
         config = self.config_for(exposure.band)
-        _check_positions(config, self.positions)
+        check_positions(config, self.positions)
         stars = None if self.positions is None else read_positions(self.positions, exposure.wcs)
         return Inputs(exposure, config, stars)
 
@@ -265,7 +265,7 @@ def _not_older_than(record: Path) -> Callable[[Path], bool]:
     return lambda path: path.exists() and path.stat().st_mtime_ns >= begun
 
 
-def _check_positions(config: "Config", positions: Path | None) -> None:
+def check_positions(config: "Config", positions: Path | None) -> None:
     """Refuse to look for nothing at no position.
 
     Raises

@@ -138,7 +138,7 @@ def iterate(frames: Frames, config: "Config", sources: Sources, *, first_pass: i
     for pass_no in count(first_pass):
         do = Stopwatch(config)
         draw = do.timed("render", render)
-        fwhm = frames[0].psf.fwhm
+        fwhm = [frame.psf.fwhm for frame in frames]
         frames = do.sky(frames, sources, pass_no=pass_no)
         frames = do.stripes(frames)
         frames = do.shared_noise(frames, sources)
@@ -194,9 +194,14 @@ def summarize(  # noqa: PLR0913, PLR0917 - what a pass leaves behind
     fit: Fit,
     removed: dict[str, int],
     watch: Stopwatch,
-    fwhm_before: float,
+    fwhm_before: list[float],
 ) -> PassStats:
-    """Return the numbers of a pass that began with a PSF of FWHM `fwhm_before` (pix)."""
+    """Return the numbers of a pass that began with PSFs of FWHM `fwhm_before` (pix).
+
+    Of several exposures the first is told of, unless another holds the fit up.
+    """
+    change = max(abs(frame.psf.fwhm / before - 1) for frame, before in zip(frames, fwhm_before, strict=True))
+    moving = [frame for frame in frames if frame.psf_quality and not frame.psf_quality.wings_are_still]
     steps = np.hypot(fit.step_x, fit.step_y)
     return PassStats(
         pass_no=pass_no,
@@ -212,6 +217,6 @@ def summarize(  # noqa: PLR0913, PLR0917 - what a pass leaves behind
         stage_seconds=dict(watch.seconds),
         stage_memory_mb=dict(watch.memory_mb),
         memory_mb=peak_mb(),
-        psf_quality=frames[0].psf_quality,
-        fwhm_change=abs(frames[0].psf.fwhm / fwhm_before - 1),
+        psf_quality=(moving or frames)[0].psf_quality,
+        fwhm_change=change,
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_same_fit", "checksums", "differences", "find_record", "metadata_of", "other_packages"]
 
-NO_SAY: Final = ("output.", "input.verify", "tiles.")
+NO_SAY: Final = ("output.", "input.verify", "joint.", "tiles.")
 """Settings that have no say in the numbers of a fit: which files are written, whether damage is refused, and in
 which parts a large image is taken."""
 BY_CONTENT: Final = "psf.path"

@@ -187,7 +187,9 @@ def write_field(
     return path
 
 
-def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
+def simulate(
+    scene: Scene, psf: EPSF | None = None, *, stars: Table | None = None, noise_seed: int | None = None
+) -> Simulated:
     """Draw a scene.
 
     Parameters
@@ -196,12 +198,18 @@ def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
         What to draw. Equal scenes give equal images.
     psf : EPSF, optional
         Used instead of the PSF that the scene describes.
+    stars : astropy.table.Table, optional
+        `x`, `y` (pix) and `flux` of the stars, instead of those that the scene describes.
+    noise_seed : int, optional
+        Seed of photons, defects and drifts where they are not to be those of another image of the same scene.
 
     Returns
     -------
     Simulated
     """
     places, fluxes, photons, defects, drifts = np.random.default_rng(scene.seed).spawn(5)
+    if noise_seed is not None:
+        photons, defects, drifts = np.random.default_rng([scene.seed, noise_seed]).spawn(3)
     fwhm = scene.fwhm
     if psf is None and scene.psf_file is not None:
         psf = read_psf(scene.psf_file)
@@ -209,7 +217,8 @@ def simulate(scene: Scene, psf: EPSF | None = None) -> Simulated:
         psf = true_psf(scene)
     else:
         fwhm = psf.fwhm
-    stars = draw_stars(scene, places, fluxes)
+    if stars is None:
+        stars = draw_stars(scene, places, fluxes)
     # every star on the full table: the cut wings of the faint ones would add up to a hole in the sky
     model = render(psf, stars["x"], stars["y"], stars["flux"], (scene.ny, scene.nx))
     sky = sky_plane(scene)

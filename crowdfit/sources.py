@@ -1,7 +1,7 @@
 """The list of sources: a struct of arrays that is never changed in place."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,23 +64,24 @@ class Sources:
     def __len__(self) -> int:
         return len(self.x)
 
-    def append(self, found: "Sources") -> "Sources":
+    def append(self, found: "Sources") -> Self:
         """Return this list followed by `found`, whose ids continue from the highest used here."""
         first = int(self.id.max()) + 1 if len(self) else 0
         found = replace(found, id=np.arange(first, first + len(found), dtype=np.int64))
-        return Sources(
-            **{f.name: np.concatenate([getattr(self, f.name), getattr(found, f.name)]) for f in fields(self)}
+        return replace(
+            self,
+            **{f.name: np.concatenate([getattr(self, f.name), getattr(found, f.name)]) for f in fields(self)},
         )
 
-    def take(self, index: NDArray[Any]) -> "Sources":
+    def take(self, index: NDArray[Any]) -> Self:
         """Return the sources selected by an index or boolean array, in that order."""
-        return Sources(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def changed(self, **arrays: NDArray[Any]) -> "Sources":
+    def changed(self, **arrays: NDArray[Any]) -> Self:
         """Return a copy with some arrays replaced."""
         return replace(self, **arrays)
 
-    def flagged(self, name: str, where: NDArray[np.bool_]) -> "Sources":
+    def flagged(self, name: str, where: NDArray[np.bool_]) -> Self:
         """Return a copy whose bit `name` is set exactly where `where` is true."""
         mask = flags.bit(name)
         return replace(self, flags=np.where(where, self.flags | mask, self.flags & ~mask).astype(np.uint32))

@@ -22,13 +22,15 @@ from crowdfit.commands.options import (
 )
 from crowdfit.errors import InputError
 from crowdfit.job import DONE, Job, prepare, say_if_compiling
+from crowdfit.joint_job import run_joint
 
 DEMO_FOLDER = Path("crowdfit_demo")
 
 
 def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
     images: Annotated[
-        list[Path], typer.Argument(help="FITS images, each fitted on its own.", metavar="IMAGE")
+        list[Path],
+        typer.Argument(help="FITS images, each fitted on its own unless --joint is given.", metavar="IMAGE"),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for the results; made if missing.", metavar="FOLDER")
@@ -64,6 +66,14 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
     dq: DqFile = None,
     formats: Formats = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            "--joint",
+            help="Fit all images together: one list of stars, found on the sum of all and placed by all. One "
+            "catalogue, FIRST_joint_catalog.fits, on the pixels of the first image.",
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -80,13 +90,15 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
     """Fit images: catalogue, model image, run record and report."""
     changes = [*(settings or []), *_output_settings(formats or [], no_report)]
     level = console.level_name(quiet, verbose)
+    if joint and resume:
+        raise InputError("--resume: a joint fit leaves no run record to go on from; fit from the beginning")
     if (err or dq or wht) and len(images) > 1:
         raise InputError("--err, --wht and --dq belong to one image; fit the images one by one")
     changes += [f"input.wht_file={json.dumps(str(wht))}"] if wht else []
     with console.logging_to(level, log_json):
         job = Job(out, level, config, changes, psf, positions, err, dq, resume)
         prepare(images, out, job.config_for("").output.formats, threads)
-        return job.run_all(images)
+        return run_joint(job, images) if joint else job.run_all(images)
 
 
 def _output_settings(formats: Sequence[Format], no_report: bool) -> list[str]:

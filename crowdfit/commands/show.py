@@ -59,6 +59,9 @@ def columns(
     colours: Annotated[
         bool, typer.Option("--colours", help="The columns that `crowdfit cmd` writes.")
     ] = False,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="The columns that `crowdfit fit --joint` writes.")
+    ] = False,
 ) -> int:
     """Print every column of the catalogue with unit, type and meaning."""
     from crowdfit.calibration.columns import CALIBRATED_COLUMNS  # noqa: PLC0415
@@ -69,12 +72,14 @@ def columns(
         columns_table,
     )
     from crowdfit.colours import COLOUR_COLUMNS  # noqa: PLC0415
+    from crowdfit.joint.columns import JOINT_COLUMNS  # noqa: PLC0415
 
     others = {
         "--average": (averaged, AVERAGE_COLUMNS),
         "--segments": (segments, SEGMENT_COLUMNS),
         "--calibrated": (calibrated, CALIBRATED_COLUMNS),
         "--colours": (colours, COLOUR_COLUMNS),
+        "--joint": (joint, JOINT_COLUMNS),
     }
     asked = [name for name, (wanted, _) in others.items() if wanted]
     if len(asked) > 1:

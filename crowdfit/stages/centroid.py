@@ -13,15 +13,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from crowdfit._kernels.moments import peak_steps, weighted_steps
-from crowdfit.frame import Frame, Frames
+from crowdfit.frame import BEYOND, Frame, Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 from crowdfit.stages.solve import Fit
 
 F64 = NDArray[np.float64]
-
-BEYOND = 1.0
-"""How far beyond the border a star may lie whose light reaches onto the image (FWHM)."""
 
 
 def move(frame: Frame, sources: Sources, step_x: F64, step_y: F64, limit: float) -> Sources:

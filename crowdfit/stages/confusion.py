@@ -39,7 +39,7 @@ class CountedConfusion:
 
     def variance(self, frame: Frame, sources: Sources) -> float:
         """Return C, the sum of squared fluxes of undetected stars per pixel (image unit^2)."""
-        seen = sources.flux > 2 * frame.isolated_error(np.zeros(1))
+        seen = sources.flux > 2 * frame.faint_error
         n = np.count_nonzero(seen)
         if n < self.least_stars:
             return 0.0

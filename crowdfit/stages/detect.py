@@ -177,14 +177,14 @@ class ScoreDetect:
         root = np.sqrt(ivar)
         rows, cols = peaks_above(signif, allowed_pixels(frame, pass_no), self.candidate * nsigma * shared)
         x, y = refined(signif, rows, cols)
-        score = self._score(frame, sources, root, x, y)
+        score = self.score(frame, sources, root, x, y)
         # a map of independent pixels scatters by 1
         excess = shared * ring_excess(frame, sources, signif)
         if self.local_noise:
             excess = np.maximum(excess, local_scatter(frame, signif))
         good = (score[:, 0] > (nsigma * excess[rows, cols]) ** 2) & (score[:, 2] > self.least_information)
         least = by_pass(self.companion_nsigma, pass_no) * excess[frame.nearest_pixel(sources)]
-        pairs = self._companions(frame, sources, root, signif, least, error)
+        pairs = self.companions(frame, sources, root, signif, least, error)
         x, y = np.concatenate([x[good], pairs[:, 2]]), np.concatenate([y[good], pairs[:, 3]])
         score = np.concatenate([score[good, :2], pairs[:, :2]])
         first = strongest_first(x, y, score[:, 0], self.spacing * frame.psf.fwhm, frame.exposure.shape)
@@ -196,7 +196,7 @@ class ScoreDetect:
         alone = least_snr(frame, sources, self.nsigma[-1], self.purity)
         return Limits(alone, self.companion_nsigma[-1])
 
-    def _companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
+    def companions(  # noqa: PLR0913, PLR0917 - what the test of a place needs
         self,
         frame: Frame,
         sources: Sources,
@@ -240,7 +240,8 @@ class ScoreDetect:
         )
         return result[(result[:, 0] > 0) & on_image]
 
-    def _score(self, frame: Frame, sources: Sources, root: Image, x: F64, y: F64) -> F64:
+    def score(self, frame: Frame, sources: Sources, root: Image, x: F64, y: F64) -> F64:
+        """Return delta chi^2, flux and share of the information that is left, of stars tried at (x, y), (n, 3)."""
         psf, result = frame.psf, np.zeros((len(x), 3))
         grid = build_grid(sources.x, sources.y, frame.exposure.shape)
         prior = shift_prior(frame, sources.flux, self.shift_sigma * psf.fwhm / 3)

@@ -1,6 +1,6 @@
 """Taking out what should not be in the list: the insignificant, the negative, and doubles of one star."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import scipy  # its submodules are imported when they are first used
@@ -15,6 +15,8 @@ from crowdfit.frame import Frames
 from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 from crowdfit.stages.blobs import blob_at, gathered
+
+S = TypeVar("S", bound=Sources)
 
 NEAR = 1.5
 """Sources within this many FWHM may share the light of one star."""
@@ -110,7 +112,7 @@ def outshone(sources: Sources, undecided: Mask, removed: Mask, radius: float) ->
     return out
 
 
-def merge_close(sources: Sources, radius: float) -> tuple[Sources, int]:
+def merge_close(sources: S, radius: float) -> tuple[S, int]:
     """Return the sources with pairs closer than `radius` (pix) merged, and the number taken away.
 
     The brighter of a pair stays, gets the other's flux and the flag `merged`; pairs are taken closest first

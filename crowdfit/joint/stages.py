@@ -76,19 +76,38 @@ def one_by_one(
 
 @dataclass(frozen=True, eq=False)
 class JointSky:
-    """The sky of each exposure by itself."""
+    """The sky of each exposure by itself.
+
+    A sky may take stars that are hardly significant for fluctuations of its own. Those that all exposures together
+    show well are none, however faint they are in one of them.
+    """
 
     stages: tuple[Any, ...]
 
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Frames:
         """Return the frames with a new sky, and with what all of them together see."""
-        return one_by_one(self.stages, with_depth(frames), sources, pass_no=pass_no)
+        frames, known = with_depth(frames), as_joint(sources)
+        return tuple(
+            stage((frame,), doubtful(stage, frame, known), pass_no=pass_no)[0]
+            for stage, frame in zip(self.stages, frames, strict=True)
+        )
 
     def error(self, frame: Frame, sources: Sources) -> F64 | None:
         """Return the error of the sky of a frame in cells; None where the stage does not know it."""
         assert frame.view is not None
-        error = getattr(self.stages[frame.view.number], "error", None)
-        return None if error is None else error(frame, frame.local(sources).sources)
+        stage = self.stages[frame.view.number]
+        error = getattr(stage, "error", None)
+        return None if error is None else error(frame, doubtful(stage, frame, as_joint(sources)))
+
+
+def doubtful(stage: Any, frame: Frame, sources: JointSources) -> Sources:
+    """Return the stars, as an exposure sees them, that a sky may take for its own: all, or those below its limit."""
+    least = getattr(stage, "least_snr", None)
+    if least is None:
+        return frame.local(sources).sources
+    with np.errstate(invalid="ignore"):
+        faint = sources.flux < least * sources.flux_err / frame.whitening.error_ratio
+    return frame.local(sources.take(faint)).sources
 
 
 @dataclass(eq=False)

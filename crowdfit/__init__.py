@@ -26,7 +26,7 @@ _HOMES = {
     "Config": "crowdfit.config",
     "load_config": "crowdfit.config",
     "FitResult": "crowdfit.api",
-    "JointResult": "crowdfit.api",
+    "JointResult": "crowdfit.joint.result",
     "fit_exposures": "crowdfit.api",
     "fit_image": "crowdfit.api",
     "Exposure": "crowdfit.exposure",
@@ -36,11 +36,12 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from crowdfit.api import FitResult, JointResult, fit_exposures, fit_image
+    from crowdfit.api import FitResult, fit_exposures, fit_image
     from crowdfit.calibration.calibrate import calibrate
     from crowdfit.calibration.options import Calibration
     from crowdfit.config import Config, load_config
     from crowdfit.exposure import Exposure
+    from crowdfit.joint.result import JointResult
     from crowdfit.psf.epsf import EPSF
     from crowdfit.psf.readers import read_psf
     from crowdfit.sources import Sources

@@ -15,8 +15,6 @@ from crowdfit.exposure import Exposure
 from crowdfit.io.fits import exposure_from_arrays, exposure_from_nddata, read_exposure
 from crowdfit.io.positions import Positions, check_fluxes, check_positions
 from crowdfit.io.run_record import Head
-from crowdfit.joint.result import JointResult
-from crowdfit.joint.run import JointRun
 from crowdfit.loop import State
 from crowdfit.provenance import checksums, find_record
 from crowdfit.result import FitResult
@@ -27,7 +25,9 @@ from crowdfit.start import PsfLike
 if TYPE_CHECKING:
     from astropy.nddata import NDData
 
-__all__ = ["FitResult", "JointResult", "fit_exposures", "fit_image", "recorded"]
+    from crowdfit.joint.result import JointResult
+
+__all__ = ["FitResult", "fit_exposures", "fit_image", "recorded"]
 
 ImageLike: TypeAlias = "ArrayLike | Exposure | NDData | str | Path"
 
@@ -107,7 +107,7 @@ def fit_exposures(
     positions: Positions | Sources | tuple[ArrayLike, ...] | None = None,
     progress: Callable[[State], object] | None = None,
     **overrides: object,
-) -> JointResult:
+) -> "JointResult":
     """Explain several exposures of one star field by one list of stars.
 
     Positions are shared by all exposures and fluxes by those of a band (``joint__flux="exposure"``: by none); each
@@ -146,6 +146,8 @@ def fit_exposures(
     >>> result = fit_exposures(["a.fits", "b.fits"])  # doctest: +SKIP
     >>> result.catalog["ra", "dec", "flux", "exp1_flux", "exp2_flux"]  # doctest: +SKIP
     """
+    from crowdfit.joint.run import JointRun  # noqa: PLC0415 - slow to import, and one image does not need it
+
     with threadpool_limits(1, "blas"):
         psfs = _one_for_each(psf, len(images), "psf")
         given = _one_for_each(config, len(images), "config")

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["check_same_fit", "checksums", "differences", "find_record", "metadata_of", "other_packages"]
 
 NO_SAY: Final = ("output.", "input.verify", "joint.", "tiles.")
-"""Settings that have no say in the numbers of a fit: which files are written, whether damage is refused, and in
-which parts a large image is taken."""
+"""Settings that have no say in the numbers of a fit: which files are written, whether damage is refused, what several
+exposures would share, and in which parts a large image is taken."""
 BY_CONTENT: Final = "psf.path"
 """A file that is compared by its checksum, wherever it lies."""
 PACKAGES: Final = ("python", "numpy", "scipy", "astropy", "numba", "sep")

@@ -16,13 +16,12 @@ from astropy.coordinates import SkyCoord, get_body_barycentric
 from astropy.table import QTable, Table
 from astropy.time import Time
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from crowdfit.catalog import unit_of
 from crowdfit.detections import fact, flag_bits, plain_column
 from crowdfit.errors import InputError
 from crowdfit.flags import bit
-from crowdfit.match import voted_shift
+from crowdfit.match import mutual, voted_shift
 from crowdfit.robust import MAD
 
 __all__ = ["Alignment", "align", "epoch_of", "positions_at"]
@@ -205,7 +204,7 @@ def align(
     terms[0] = voted_shift(plane, goal, radius, search)
     used = np.zeros((0, 2), np.int64)
     for _ in range(ROUNDS):
-        pairs = _pairs(plane + _design(plane) @ terms, goal, radius)
+        pairs = np.column_stack(mutual(plane + _design(plane) @ terms, goal, radius)[:2])
         if len(pairs) < LEAST:
             raise InputError(
                 f"{len(pairs)} pairs of catalogue and reference within {radius} arcsec are too few; check the epoch "
@@ -247,14 +246,6 @@ def _usable(catalog: Table, ra: F64, dec: F64, most: int) -> NDArray[np.int64]:
 
 def _design(plane: F64) -> F64:
     return np.column_stack([np.ones(len(plane)), plane])
-
-
-def _pairs(plane: F64, goal: F64, radius: float) -> NDArray[np.int64]:
-    """Return rows of mutual nearest neighbours (m, 2) within `radius`."""
-    far, there = (np.asarray(values) for values in KDTree(goal).query(plane))
-    back = np.asarray(KDTree(plane).query(goal)[1])
-    good = (far <= radius) & (back[there] == np.arange(len(plane)))
-    return np.column_stack([np.flatnonzero(good), there[good]])
 
 
 def _fit(plane: F64, goal: F64) -> tuple[F64, NDArray[np.bool_]]:

@@ -22,7 +22,7 @@ from crowdfit.catalog import IMAGE, MAG_PER_LN, Column, make_table, unit_of
 from crowdfit.detections import fact, flag_bits, plain_column, reach_for
 from crowdfit.errors import InputError
 from crowdfit.io.atomic import atomic_path
-from crowdfit.match import voted_shift
+from crowdfit.match import mutual, voted_shift
 from crowdfit.reach import Radius, Reach
 
 __all__ = ["COLOUR_COLUMNS", "match_bands", "write_eazy"]
@@ -309,18 +309,6 @@ def _tightened(reach: Reach, bands: list[_Band]) -> Reach:
     return Reach(radius)
 
 
-def _mutual(first: F64, second: F64, length: float) -> tuple[I64, I64, F64]:
-    """Return rows of both lists that are each other's nearest, and their distance; NaN positions match none."""
-    kept = _finite(first), _finite(second)
-    if not (len(kept[0]) and len(kept[1])):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    one, two = first[kept[0]], second[kept[1]]
-    far, there = (values[:, 0] for values in _nearest(one, two))
-    back = _nearest(two, one)[1][:, 0]
-    good = (back[there] == np.arange(len(one))) & (far <= length)
-    return kept[0][good], kept[1][there[good]], far[good]
-
-
 def _shift(first: _Band, second: _Band, reach: Reach) -> F64:
     """Return the median step (2 or 3,) from the brightest stars of a band to those of another; 0 from too few pairs."""
     shift = np.zeros(first.points.shape[1])
@@ -332,7 +320,7 @@ def _shift(first: _Band, second: _Band, reach: Reach) -> F64:
         return shift
     # a vote: in a crowd the nearest star is often another one, but those agree on nothing
     shift = voted_shift(finite[0], finite[1], reach.length, SEARCH * reach.length)
-    one, two, _ = _mutual(lists[0], lists[1] - shift, reach.length)
+    one, two, _ = mutual(lists[0], lists[1] - shift, reach.length)
     if len(one) < LEAST:
         return np.zeros_like(shift)
     shift = np.median(lists[1][two] - lists[0][one], axis=0)
@@ -346,10 +334,10 @@ def _shift(first: _Band, second: _Band, reach: Reach) -> F64:
 
 def _find_partners(bands: list[_Band], reach: Reach) -> list[_Partners]:
     """Return for the stars that the first two bands share their rows in every band."""
-    one, two, far = _mutual(bands[0].points, bands[1].points, reach.length)
+    one, two, far = mutual(bands[0].points, bands[1].points, reach.length)
     rows = [_Partners(one, np.zeros(len(one)), np.zeros(len(one))), _partners(bands[1], two, far)]
     for band in bands[2:]:
-        star, row, length = _mutual(bands[0].points[one], band.points, reach.length)
+        star, row, length = mutual(bands[0].points[one], band.points, reach.length)
         row_of, length_of = np.full(len(one), -1), np.full(len(one), np.nan)
         row_of[star], length_of[star] = row, length
         rows.append(_partners(band, row_of, length_of))

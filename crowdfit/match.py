@@ -90,15 +90,23 @@ def match_positions(
         If the radius is not a positive angle or number of pixels.
     """
     reach = read_reach(radius, u.pix)
-    points = [reach.points(*positions) for positions in (first, second)]
-    kept = [np.flatnonzero(np.isfinite(p).all(axis=1)) for p in points]
-    one, two = (p[index] for p, index in zip(points, kept, strict=True))
+    one, two, length = mutual(reach.points(*first), reach.points(*second), reach.length)
+    return Matches(one, two, reach.distances(length))
+
+
+def mutual(first: F64, second: F64, longest: float) -> tuple[I64, I64, F64]:
+    """Return rows of two lists of points (n, d), (m, d) that are each other's nearest, and their distance.
+
+    At most `longest` apart, in the order of the first list; points that are not finite match none.
+    """
+    kept = [np.flatnonzero(np.isfinite(points).all(axis=1)) for points in (first, second)]
+    one, two = first[kept[0]], second[kept[1]]
     if not (len(one) and len(two)):
-        return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     length, there = _nearest(one, two)
     _, back = _nearest(two, one)
-    good = (back[there] == np.arange(len(one))) & (length <= reach.length)
-    return Matches(kept[0][good], kept[1][there[good]], reach.distances(length[good]))
+    good = (back[there] == np.arange(len(one))) & (length <= longest)
+    return kept[0][good], kept[1][there[good]], length[good]
 
 
 def _nearest(points: F64, others: F64) -> tuple[F64, I64]:

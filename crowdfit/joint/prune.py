@@ -7,7 +7,7 @@ from crowdfit import flags
 from crowdfit.counts import Counts
 from crowdfit.frame import Frames
 from crowdfit.stages.blobs import blob_at
-from crowdfit.stages.prune import NEAR, Prune, Pruned, merge_close, outshone
+from crowdfit.stages.prune import NEAR, Prune, Pruned, merge_close, weighed
 from crowdfit.view import JointSources
 
 __all__ = ["in_blob", "least_joint_snr", "prune"]
@@ -56,24 +56,19 @@ def prune(stage: Prune, frames: Frames, sources: JointSources, fwhm: float) -> P
     kept = exempt | (blob > 0)
     least = least_joint_snr(frames, sources, stage.nsigma, stage.purity)
     ratio = np.mean([frame.whitening.error_ratio for frame in frames])
-    unseen = ~np.isfinite(sources.flux_err) & ~exempt
-    with np.errstate(invalid="ignore"):
-        faint = (sources.flux < least * sources.flux_err / ratio) & ~kept
-    undecided = (sources.flux < stage.marginal * sources.flux_err_marginal) & ~kept & ~faint
-    faint |= outshone(sources, undecided, faint, NEAR * fwhm)
-    negative = (sources.flux <= 0) & ~exempt
-    keep = ~(faint | negative | unseen)
+    keep, removed = weighed(
+        sources,
+        least * sources.flux_err / ratio,
+        stage.marginal * sources.flux_err_marginal,
+        NEAR * fwhm,
+        kept,
+        exempt,
+    )
     twice = second_of_blob(np.where(exempt | ~keep, 0, blob), sources.flux)
     left = sources.take(keep & ~twice)
     merged, n_merged = merge_close(left, stage.merge * fwhm)
-    removed = {
-        "faint": int(np.sum(faint & ~negative & ~unseen)),
-        "negative": int(np.sum(negative & ~unseen)),
-        "unseen": int(np.sum(unseen)),
-        "merged": n_merged,
-        "same_blob": int(np.sum(twice & keep)),
-    }
-    return Pruned(with_columns_of(left, merged), removed)
+    counts = removed | {"merged": n_merged, "same_blob": int(np.sum(twice & keep))}
+    return Pruned(with_columns_of(left, merged), counts)
 
 
 def second_of_blob(blob: I64, flux: F64) -> NDArray[np.bool_]:

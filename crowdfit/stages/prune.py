@@ -16,6 +16,7 @@ from crowdfit.sources import Sources
 from crowdfit.stages.base import STRICT
 from crowdfit.stages.blobs import blob_at, gathered
 
+F64 = NDArray[np.float64]
 S = TypeVar("S", bound=Sources)
 
 NEAR = 1.5
@@ -58,26 +59,17 @@ class Prune:
         (frame,) = frames
         exempt = flags.has(sources.flags, "forced")
         kept = exempt | (blob_at(frame.exposure, sources.x, sources.y) > 0)
-        least = least_snr(frame, sources, self.nsigma, self.purity)
-        faint = (sources.flux < least * frame.plain_error(sources)) & ~kept
-        undecided = (
-            (sources.flux < self.marginal * frame.noise_factors.flux * sources.flux_err_marginal)
-            & ~kept
-            & ~faint
+        keep, removed = weighed(
+            sources,
+            least_snr(frame, sources, self.nsigma, self.purity) * frame.plain_error(sources),
+            self.marginal * frame.noise_factors.flux * sources.flux_err_marginal,
+            NEAR * frame.psf.fwhm,
+            kept,
+            exempt,
         )
-        faint |= outshone(sources, undecided, faint, NEAR * frame.psf.fwhm)
-        negative = (sources.flux <= 0) & ~exempt
-        unseen = ~np.isfinite(sources.flux_err) & ~exempt
-        left, n_blob = gathered(frame.exposure, sources.take(~(faint | negative | unseen)))
+        left, n_blob = gathered(frame.exposure, sources.take(keep))
         merged, n_merged = merge_close(left, self.merge * frame.psf.fwhm)
-        removed = {
-            "faint": int(np.sum(faint & ~negative & ~unseen)),
-            "negative": int(np.sum(negative & ~unseen)),
-            "unseen": int(np.sum(unseen)),
-            "merged": n_merged,
-            "same_blob": n_blob,
-        }
-        return Pruned(merged, removed)
+        return Pruned(merged, removed | {"merged": n_merged, "same_blob": n_blob})
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -89,6 +81,35 @@ class NoPrune:
     def __call__(self, frames: Frames, sources: Sources) -> Pruned:
         """Return all sources."""
         return Pruned(sources, {})
+
+
+def weighed(  # noqa: PLR0913, PLR0917 - the stars, the limits, and who is left alone
+    sources: Sources, least: F64, undecided_below: F64, near: float, kept: Mask, exempt: Mask
+) -> tuple[Mask, dict[str, int]]:
+    """Return which sources are bright enough to stay, (n,), and how many are not, by reason.
+
+    Parameters
+    ----------
+    sources : Sources
+        The list.
+    least, undecided_below : ndarray (n,) float64
+        Fluxes below which a source is noise, or an undecided split if a brighter one is near.
+    near : float
+        How near that is (pix).
+    kept, exempt : ndarray (n,) bool
+        Sources that stay however faint they are; of these, those that stay whatever they are.
+    """
+    faint = (sources.flux < least) & ~kept
+    undecided = (sources.flux < undecided_below) & ~kept & ~faint
+    faint |= outshone(sources, undecided, faint, near)
+    negative = (sources.flux <= 0) & ~exempt
+    unseen = ~np.isfinite(sources.flux_err) & ~exempt
+    removed = {
+        "faint": int(np.sum(faint & ~negative & ~unseen)),
+        "negative": int(np.sum(negative & ~unseen)),
+        "unseen": int(np.sum(unseen)),
+    }
+    return ~(faint | negative | unseen), removed
 
 
 def outshone(sources: Sources, undecided: Mask, removed: Mask, radius: float) -> Mask:

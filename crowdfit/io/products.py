@@ -14,10 +14,12 @@ from crowdfit.io.formats import check_formats
 from crowdfit.io.hdus import file_stem
 
 if TYPE_CHECKING:
+    from astropy.table import QTable
+
     from crowdfit.exposure import Exposure
     from crowdfit.result import FitResult
 
-__all__ = ["check_output", "image_header", "product_path", "write_fit_image", "write_products"]
+__all__ = ["check_output", "image_header", "product_path", "write_all", "write_fit_image", "write_products"]
 
 _NAMES: Final = {"fit": "_fit.fits", "run": "_run.h5", "report": "_report.html"}
 
@@ -68,14 +70,23 @@ def write_products(
     InputError
         If the folder cannot be written, or a format is unknown.
     """
+    return write_all(result.catalog, result.exposure.name, (result,), directory, formats)
+
+
+def write_all(
+    catalog: "QTable",
+    name: str,
+    results: Sequence["FitResult"],
+    directory: str | Path,
+    formats: Sequence[str],
+) -> list[Path]:
+    """Write a catalogue called `name` in every format, and the fit image of each result; return what was written."""
     from crowdfit.io.tables import write_catalog  # noqa: PLC0415 - tables are slow to import
 
     directory = check_output(directory, formats)
-    name = result.exposure.name
-    written = [
-        write_catalog(result.catalog, product_path(directory, name, "catalog", suffix)) for suffix in formats
-    ]
-    return [*written, write_fit_image(result, product_path(directory, name, "fit"))]
+    written = [write_catalog(catalog, product_path(directory, name, "catalog", suffix)) for suffix in formats]
+    images = [write_fit_image(one, product_path(directory, one.exposure.name, "fit")) for one in results]
+    return written + images
 
 
 def write_fit_image(result: "FitResult", path: str | Path) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from crowdfit.config import Config
 from crowdfit.io.hdus import file_stem
-from crowdfit.io.products import check_output, product_path, write_fit_image
+from crowdfit.io.products import write_all
 from crowdfit.joint.align import Tie
 from crowdfit.loop import PassStats
 from crowdfit.result import FitResult
@@ -88,16 +88,7 @@ class JointResult:
         InputError
             If the folder cannot be written, or a format is unknown.
         """
-        from crowdfit.io.tables import write_catalog  # noqa: PLC0415 - tables are slow to import
-
-        directory = check_output(directory, formats)
-        written = [
-            write_catalog(self.catalog, product_path(directory, self.name, "catalog", suffix))
-            for suffix in formats
-        ]
-        for one in self.exposures:
-            written.append(write_fit_image(one, product_path(directory, one.exposure.name, "fit")))
-        return written
+        return write_all(self.catalog, self.name, self.exposures, directory, formats)
 
     def report(self, path: str | Path) -> Path:
         """Write the HTML report of the first exposure, as the joint fit explains it, and return its path."""

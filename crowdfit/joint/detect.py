@@ -175,7 +175,12 @@ class Tested:
 
 
 def find(
-    detect: ScoreDetect, frames: Frames, sources: JointSources, grid: Grid, limits: Thresholds, pass_no: int
+    detect: ScoreDetect,
+    frames: Frames,
+    sources: JointSources,
+    grid: Grid,
+    thresholds: Thresholds,
+    pass_no: int,
 ) -> JointSources:
     """Return new stars with start fluxes.
 
@@ -187,7 +192,7 @@ def find(
         The exposures and the stars known so far.
     grid : Grid
         Where exposures are added up.
-    limits : Thresholds
+    thresholds : Thresholds
         What a new star has to exceed.
     pass_no : int
         Number of the pass.
@@ -205,16 +210,16 @@ def find(
         tops[band] += scale * top
         infos[band] += scale**2 * np.maximum(info, 0)
     signif = significance(tops, infos)
-    rows, cols = peaks_above(signif, signif > 0, detect.candidate * limits.nsigma)
+    rows, cols = peaks_above(signif, signif > 0, detect.candidate * thresholds.nsigma)
     peaks = np.column_stack(grid.reference(*refined(signif, rows, cols)))
-    seconds, beside = hinted(detect, known, sources, limits.beside)
+    seconds, beside = hinted(detect, known, sources, thresholds.beside)
     x, y = np.concatenate([peaks, seconds]).T
-    limit = np.concatenate([np.full(len(peaks), limits.nsigma), beside])
+    limit = np.concatenate([np.full(len(peaks), thresholds.nsigma), beside])
     tested = tried(detect, known, x, y, n_bands)
     strength = tested.snr
     good = tested.allowed & (strength > limit * tested.excess) & (tested.share > detect.least_information)
     good[good] = strongest_first(
-        x[good] - grid.x0, y[good] - grid.y0, strength[good], detect.spacing * limits.fwhm, grid.pixels
+        x[good] - grid.x0, y[good] - grid.y0, strength[good], detect.spacing * thresholds.fwhm, grid.pixels
     )
     found = as_sources(frames, x[good], y[good], tested.flux[good], tested.info[good], pass_no)
     return found.take(one_a_blob(frames, sources, found, strength[good]))

@@ -167,10 +167,8 @@ class ScoreDetect:
     def __call__(self, frames: Frames, sources: Sources, *, pass_no: int) -> Sources:
         """Return the new stars, with start fluxes."""
         (frame,) = frames
-        nsigma, shared = (
-            least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity),
-            frame.noise_factors.flux,
-        )
+        nsigma = least_snr(frame, sources, by_pass(self.nsigma, pass_no), self.purity)
+        shared = frame.noise_factors.flux
         error = model_error(frame, LEAST_ERROR) if self.model_error is None else self.model_error
         ivar = softened_ivar(frame, error)
         signif = matched_filter(frame.resid, ivar, field_filter(frame))

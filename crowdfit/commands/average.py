@@ -1,21 +1,13 @@
 """`crowdfit average`: the catalogues of several exposures as one."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from crowdfit import console
-from crowdfit.commands.options import Quiet
+from crowdfit.commands.options import Quiet, Several
 from crowdfit.job import DONE
-
-
-class Several(StrEnum):
-    """What `average` does with several detections of one exposure inside the match radius."""
-
-    sum = "sum"
-    flag = "flag"
 
 
 def average(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from crowdfit import console
+from crowdfit.commands.options import Quiet
 from crowdfit.errors import ConfigError
 from crowdfit.job import DONE
 
@@ -58,7 +59,7 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one argument for each option
         Path | None,
         typer.Option("--plot", help="Plot of the comparison; default: beside the result.", metavar="FILE"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Calibrate a catalogue: magnitudes in AB, Vega or ST, flux densities, and the full error budget."""
     from crowdfit.calibration.command import ReferenceOptions, calibrate_file  # noqa: PLC0415 - slow to import

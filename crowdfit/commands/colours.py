@@ -1,24 +1,16 @@
 """The commands `crowdfit cmd`, `crowdfit align` and `crowdfit regions`: arguments become library calls."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from crowdfit import console
-from crowdfit.commands.options import Quiet
+from crowdfit.commands.options import Quiet, Several
 from crowdfit.errors import ConfigError, InputError
 from crowdfit.job import DONE
 
 __all__ = ["align", "cmd", "regions"]
-
-
-class Several(StrEnum):
-    """What `cmd` does with further detections inside the match radius."""
-
-    sum = "sum"
-    flag = "flag"
 
 
 def cmd(  # noqa: PLR0913, PLR0917 - one argument for each option
@@ -120,7 +112,6 @@ def _check_files(catalogs: list[Path], results: list[Path]) -> None:
     for path in results:
         if path.resolve() in seen:
             raise InputError(f"{path}: is one of the other files; choose another name for the result")
-        seen.add(path.resolve())
         seen.add(path.resolve())
 
 

@@ -19,6 +19,7 @@ from crowdfit.commands.options import (
     Settings,
     Threads,
     Verbose,
+    format_settings,
 )
 from crowdfit.errors import InputError
 from crowdfit.job import DONE, Job, prepare, say_if_compiling
@@ -103,8 +104,7 @@ def fit(  # noqa: PLR0913, PLR0917 - one argument for each option
 
 def _output_settings(formats: Sequence[Format], no_report: bool) -> list[str]:
     """Return what the options about files mean as settings."""
-    settings = [f"output.formats=[{', '.join(formats)}]"] if formats else []
-    return settings + (["output.report=false"] if no_report else [])
+    return format_settings(formats) + (["output.report=false"] if no_report else [])
 
 
 def demo(

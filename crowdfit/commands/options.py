@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,18 @@ class Format(StrEnum):
     csv = "csv"
     vot = "vot"
     parquet = "parquet"
+
+
+class Several(StrEnum):
+    """What is done with several detections inside the match radius: added up, or flagged and left out."""
+
+    sum = "sum"
+    flag = "flag"
+
+
+def format_settings(formats: Sequence[Format]) -> list[str]:
+    """Return what the option about formats means as settings."""
+    return [f"output.formats=[{', '.join(formats)}]"] if formats else []
 
 
 ConfigName = Annotated[

@@ -19,6 +19,7 @@ from crowdfit.commands.options import (
     Settings,
     Threads,
     Verbose,
+    format_settings,
 )
 from crowdfit.job import Job, prepare
 
@@ -74,5 +75,5 @@ def photometry(  # noqa: PLR0913, PLR0917 - one argument for each option
 def list_settings(config: str | None, settings: list[str], formats: list[Format]) -> list[str]:
     """Return the settings that make a configuration measure a list; those of the user come last and win."""
     held = [] if config is None else list(HELD)
-    files = [f"output.formats=[{', '.join(formats)}]"] if formats else []
+    files = format_settings(formats)
     return [*held, MEASURED, "output.report=false", "output.run_record=false", *files, *settings]
